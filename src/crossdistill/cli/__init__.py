@@ -1,0 +1,96 @@
+"""The command `crossdistill VERB ...`: a lazy table of verbs, and what becomes of errors.
+
+A verb's module is imported when the verb is called, and it imports torch only after its options are parsed, so that
+every `--help` and every misspelt option is answered at once.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from crossdistill import __version__
+from crossdistill.errors import UserError, nearest
+
+# Verb -> module with `run(arguments: list[str]) -> None`, and the line that `crossdistill --help` shows.
+VERBS: dict[str, tuple[str, str]] = {
+    "distill": ("crossdistill.cli.distill", "train a student with a teacher"),
+    "train": ("crossdistill.cli.train", "train a model alone: a teacher, or the scratch baseline"),
+    "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),
+    "predict": ("crossdistill.cli.predict", "classes of image files"),
+    "inspect": ("crossdistill.cli.inspect", "a teacher and a student side by side, and what each method costs"),
+    "methods": ("crossdistill.cli.methods", "the methods, their references and hyper-parameters"),
+    "models": ("crossdistill.cli.models", "the names of timm's models"),
+    "quickstart": ("crossdistill.cli.quickstart", "the whole story on a built-in data set, on a CPU, in minutes"),
+}
+
+# What stands in the way of writing or reading a file and is the user's to mend.
+_USERS_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: arguments after the command's name; default: those of the process.
+
+    Returns:
+        Exit code: 0; 2 after a user's mistake, told in one line on stderr; 130 after Ctrl-C. A defect of this package
+        keeps its traceback.
+    """
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        # Inside the try, because a pipe that was closed early shows only when the buffer is written out.
+        sys.stdout.flush()
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `crossdistill models | head`: nobody reads on; the interpreter's own flush at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _USERS_OS_ERRORS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _refuse(f"{os.strerror(error.errno)}{where}; free space or choose another place, then try again")
+    except SystemExit as end:
+        # --help and --print_config end the parser this way.
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        print(__version__)
+        return
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UserError(f"unknown verb '{verb}'{nearest(verb, VERBS)} (see: crossdistill --help)")
+    importlib.import_module(VERBS[verb][0]).run(rest)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: crossdistill VERB [options]",
+            "",
+            "Distil any vision model into any other.",
+            "",
+            *lines,
+            "",
+            "`crossdistill VERB --help` lists a verb's options; `crossdistill --version` prints the version.",
+        ]
+    )
+
+
+def _refuse(message: str) -> int:
+    print(f"crossdistill: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,150 @@
+"""What all verbs share when they parse: recipes, short forms, and mistakes told in one line with what to do.
+
+The parsing itself is jsonargparse's. Before it, the arguments are rewritten (`expand`): a recipe becomes the flags that
+it stands for, so that an option means the same in YAML and on the command line, and `--student NAME` becomes
+`--student.name NAME`, so that it mixes with `--student.kwargs.img_size=32`.
+"""
+
+import json
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
+
+from crossdistill.errors import UserError, nearest
+
+
+def make_parser(verb: str, description: str, usage: str | None = None) -> ArgumentParser:
+    """An empty parser for one verb.
+
+    Args:
+        verb: as in `crossdistill VERB`.
+        description: what `--help` says above the options.
+        usage: what follows the verb in the usage line; default: every option.
+    """
+    return ArgumentParser(
+        prog=f"crossdistill {verb}",
+        usage=usage and f"crossdistill {verb} {usage}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The parsed arguments.
+
+    Raises:
+        UserError: an unknown option (with the nearest), a value of another type, or an unreadable recipe.
+    """
+    arguments = expand(parser, arguments)
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise UserError(_explain(parser, str(error))) from error
+
+
+def expand(parser: ArgumentParser, arguments: list[str]) -> list[str]:
+    """The arguments with recipes and short forms written out; recipes come first, so that flags overrule them.
+
+    Raises:
+        UserError: an unknown option or an unreadable recipe.
+    """
+    known = _options(parser)
+    recipes: list[str] = []
+    flags: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, equals, value = argument.partition("=")
+        if option == "--":
+            flags.append(argument)
+            break
+        if option.startswith("--") and not _is_known(option, known):
+            raise UserError(f"unknown option '{option}'{nearest(option, known)} (see: {parser.prog} --help)")
+        if option == "--config":
+            recipes += _read_recipe(value if equals else next(remaining, ""), known - {"--config", "--print_config"})
+        elif f"{option}.name" in known:
+            flags.append(f"{option}.name{equals}{value}")
+        else:
+            flags.append(argument)
+    return [*recipes, *flags, *remaining]
+
+
+def _options(parser: ArgumentParser) -> set[str]:
+    # "--list+" is jsonargparse's way to append to a list; no name of ours.
+    return {option for option in parser._option_string_actions if not option.endswith("+")}
+
+
+def _is_known(option: str, known: set[str]) -> bool:
+    group, kwargs, _ = option.partition(".kwargs.")
+    return option in known or (bool(kwargs) and f"{group}.kwargs" in known)
+
+
+def _read_recipe(path: str, known: set[str]) -> list[str]:
+    """The flags that a YAML file stands for."""
+    if not path:
+        raise UserError("--config needs a file")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        # jsonargparse's loader, because plain YAML 1.1 reads 1e-3 as text.
+        recipe = get_loader("yaml")(text)
+    except OSError as error:
+        raise UserError(f"--config: cannot read '{path}': {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config: '{path}' is not YAML: {error}") from error
+    if recipe is None:
+        return []
+    if not isinstance(recipe, dict):
+        raise UserError(f"--config: '{path}' is not a recipe, which is options and values such as `epochs: 50`")
+    return list(_flags(recipe, "", path, known))
+
+
+def _flags(values: dict[Any, Any], group: str, path: str, known: set[str]) -> Iterator[str]:
+    """The flags of one group of a recipe. A null leaves an option as it is."""
+    for key, value in values.items():
+        name = f"{group}{key}"
+        if f"--{name}.name" in known:
+            inner = value if isinstance(value, dict) else {"name": value}
+            yield from _flags(inner, f"{name}.", path, known)
+            continue
+        if not _is_known(f"--{name}", known):
+            names = [option.removeprefix("--") for option in known]
+            raise UserError(f"--config: unknown option '{name}' in '{path}'{nearest(name, names)}")
+        if value is not None:
+            yield f"--{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+
+
+def _explain(parser: ArgumentParser, message: str) -> str:
+    """One line for jsonargparse's message: the flag, what it takes and what it got."""
+    wrong_value = re.match(r'Parser key "([^"]+)":.*value: (.*)', message, re.DOTALL)
+    if wrong_value:
+        name, value = wrong_value.groups()
+        action = parser._option_string_actions.get(f"--{name}")
+        return f"--{name}: expected {describe(getattr(action, '_typehint', None))}, got '{value}'"
+    no_value = re.match(r"argument (--\S+): expected one argument", message)
+    if no_value:
+        return f"{no_value[1]} needs a value (see: {parser.prog} --help)"
+    missing = re.match(r"the following arguments are required: (.*)", message)
+    if missing:
+        names = [f"--{name}" if f"--{name}" in _options(parser) else name for name in missing[1].split(", ")]
+        return f"missing: {', '.join(names)} (see: {parser.prog} --help)"
+    return f"{' '.join(message.split())} (see: {parser.prog} --help)"
+
+
+def describe(annotation: Any) -> str:
+    """A type in a user's words: `int | list[int] | None` is "a whole number or a list of whole numbers"."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(describe(part) for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, get_args(annotation)))
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        list[int]: "a list of whole numbers such as [64,96]",
+    }
+    return words.get(annotation, "settings such as {key: value}" if get_origin(annotation) is dict else "another value")

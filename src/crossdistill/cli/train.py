@@ -1,0 +1,28 @@
+"""`crossdistill train`: a run without a teacher, under its everyday name."""
+
+import dataclasses
+
+from crossdistill.cli.distill import hide, read_options, training_parser
+from crossdistill.errors import UserError
+from crossdistill.options import MethodOptions, TrainingOptions
+
+# Options that only a run with a teacher has.
+_DISTILLATION = ("teacher", "method", "allow_weak_teacher")
+
+
+def run(arguments: list[str]) -> None:
+    """Train a model alone.
+
+    The options of a teacher are refused unless they say nothing, as in the recipe of a run that had none.
+    """
+    parser = training_parser("train", "Train a model alone, without a teacher.")
+    parser.set_defaults({"method.name": "scratch"})
+    hide(parser, _DISTILLATION)
+    options = read_options(parser, arguments)
+    alone = TrainingOptions(method=MethodOptions(name="scratch"))
+    for field in dataclasses.fields(TrainingOptions):
+        if field.name.startswith(_DISTILLATION) and getattr(options, field.name) != getattr(alone, field.name):
+            raise UserError(f"train takes no --{field.name}, it trains a model alone; use: crossdistill distill")
+    from crossdistill.train import run
+
+    run(options)

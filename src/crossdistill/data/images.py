@@ -1,0 +1,63 @@
+"""From an image file to the pixels that a model is given."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from crossdistill.errors import UserError
+
+
+def decode(path: str | Path) -> Image.Image:
+    """The image in a file as upright RGB; raises whatever Pillow raises on a file that it cannot decode."""
+    with Image.open(path) as image:
+        # Cameras store a turned image and say so in EXIF; people label what they see.
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The image in a file, RGB.
+
+    Raises:
+        UserError: there is no such file, or it is no image that can be decoded.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}")
+    fault = fault_of(path)
+    if fault:
+        raise UserError(f"{path} cannot be decoded ({fault}); give an image file")
+    return decode(path)
+
+
+def fault_of(path: str | Path) -> str:
+    """Why a file cannot be decoded, or an empty string.
+
+    The whole file is read, a JPEG at an eighth of its size, which still finds a file that was cut short.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except Exception as error:  # Pillow's decoders raise anything, from OSError to SyntaxError, on broken bytes.
+        return str(error) or type(error).__name__
+    return ""
+
+
+def fit(image: Image.Image, size: tuple[int, int], crop_fraction: float = 1.0) -> Image.Image:
+    """The centre of an image, resized to `size` (height, width) with antialiasing; the aspect ratio is kept.
+
+    Args:
+        image: what is resized.
+        size: height and width in pixels.
+        crop_fraction: how much of the largest centred crop of that shape is kept, as a share of its sides.
+    """
+    height, width = size
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR, bleed=(1 - crop_fraction) / 2)
+
+
+def to_input(images: Iterable[Image.Image], image_size: tuple[int, int], crop_fraction: float = 1.0) -> Tensor:
+    """A batch as the models take it, prepared as for evaluation: (B, 3, H, W) float32 in [0, 1]."""
+    return torch.stack([pil_to_tensor(fit(image, image_size, crop_fraction)) for image in images]).float() / 255

@@ -1,0 +1,105 @@
+"""Table of contents of the methods: name -> class. Nothing is imported until a method is asked for."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from crossdistill.errors import UserError, nearest
+from crossdistill.options import MethodOptions
+
+if TYPE_CHECKING:
+    from crossdistill.distiller import Distiller
+    from crossdistill.staged import StagedModel
+
+METHODS: dict[str, str] = {
+    "scratch": "crossdistill.methods.scratch.Scratch",
+    "kd": "crossdistill.methods.kd.KD",
+    "ofa": "crossdistill.methods.ofa.OFA",
+}
+
+# Constructor arguments that are not the user's to set: the models, and facts of the run.
+NOT_HYPERPARAMETERS = ("self", "student", "teacher", "train_size")
+
+
+def import_object(path: str) -> Any:
+    """The object at a dotted path such as `my_lab.methods.Foo`.
+
+    Raises:
+        UserError: there is no such module or attribute.
+    """
+    module_name, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"cannot import '{path}': {error}") from error
+
+
+def load_method(name: str) -> "type[Distiller]":
+    """The class of a method, by its name or by a dotted path.
+
+    Raises:
+        UserError: unknown name, or the path does not lead to a `Distiller`.
+    """
+    if name not in METHODS and "." not in name:
+        raise UserError(f"unknown method '{name}'{nearest(name, METHODS)} (see: crossdistill methods)")
+    method = import_object(METHODS.get(name, name))
+    from crossdistill.distiller import Distiller
+
+    if not (isinstance(method, type) and issubclass(method, Distiller)):
+        raise UserError(f"'{name}' is not a Distiller: a method is a subclass of crossdistill.Distiller")
+    return method
+
+
+def hyperparameters(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments of a method that a user may set, by name."""
+    parameters = inspect.signature(method).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in NOT_HYPERPARAMETERS}
+
+
+def parse_hyperparameters(options: MethodOptions) -> dict[str, Any]:
+    """The given hyper-parameters, checked against the types that the method's constructor declares.
+
+    Raises:
+        UserError: a name that the method does not have (with the nearest), or a value of another type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+    method = load_method(options.name)
+    known = hyperparameters(method)
+    for name in options.kwargs:
+        if name not in known:
+            raise UserError(
+                f"method {options.name} has no hyper-parameter '{name}'{nearest(name, known)} "
+                f"(see: crossdistill methods {options.name})"
+            )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(method, skip=set(NOT_HYPERPARAMETERS) - {"self"})
+    try:
+        parsed = parser.parse_object(dict(options.kwargs))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"method {options.name}: {reason} (see: crossdistill methods {options.name})") from error
+    given = {name: parsed[name] for name in options.kwargs}
+    return {name: value.as_dict() if isinstance(value, Namespace) else value for name, value in given.items()}
+
+
+def build_distiller(
+    options: MethodOptions, student: "StagedModel", teacher: "StagedModel | None" = None, *, train_size: int | None = None
+) -> "Distiller":
+    """The method for this pair.
+
+    Args:
+        options: the method's name and hyper-parameters.
+        student: the model that is trained.
+        teacher: the model that is learnt from.
+        train_size: number of training images, for methods whose constructor asks for it (memory banks).
+
+    Raises:
+        UserError: unknown method or hyper-parameter, or the method does not fit the pair.
+    """
+    method = load_method(options.name)
+    arguments = parse_hyperparameters(options)
+    if "train_size" in inspect.signature(method).parameters:
+        arguments["train_size"] = train_size
+    return method(student, teacher, **arguments)

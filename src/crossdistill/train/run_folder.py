@@ -1,0 +1,113 @@
+"""The folder of one run: its recipe, metrics, summary, checkpoints and student."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossdistill.errors import UserError
+from crossdistill.options import TrainingOptions
+
+# What may differ when a run goes on: where and how it is computed and reported, not what is computed.
+_FREE_ON_RESUME = {
+    "output",
+    "resume",
+    "workers",
+    "log_every",
+    "log_gradient_norms",
+    "checkpoint_every",
+    "on_bad_image",
+    "cache_images",
+    "allow_weak_teacher",
+}
+
+
+class RunFolder:
+    """Paths of a run and the files that are written once.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.student = self.path / "student.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+
+    def check(self, resume: bool) -> None:
+        """Refuse a folder that cannot take this run, before anything is computed or written.
+
+        Raises:
+            UserError: no folder given, another run in it, nothing to resume in it, or not writable.
+        """
+        if not str(self.path) or self.path == Path():
+            raise UserError("--output is missing: name the folder that the run is written to")
+        if resume:
+            if not self.recipe.exists():
+                raise UserError(f"--resume true: {self.path} holds no run to go on with")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            if self.recipe.exists():
+                raise UserError(f"{self.path} holds another run; choose another --output, or go on with --resume true")
+            raise UserError(f"{self.path} is not empty; choose another --output")
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UserError(f"--output {self.path}: {existing} is not a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"--output {self.path}: {existing} is not writable")
+
+    def merge_recipe(self, options: TrainingOptions) -> TrainingOptions:
+        """The run's recorded recipe, with what may change on resume taken from `options`.
+
+        Raises:
+            UserError: `options` asks for something else than the run was started with.
+        """
+        recorded = load_recipe(self.recipe)
+        defaults = TrainingOptions()
+        for field in dataclasses.fields(TrainingOptions):
+            wanted = getattr(options, field.name)
+            if field.name in _FREE_ON_RESUME:
+                setattr(recorded, field.name, wanted)
+            elif wanted not in (getattr(recorded, field.name), getattr(defaults, field.name)):
+                raise UserError(
+                    f"--resume true: --{field.name} is {_short(wanted)}, but the run in {self.path} was started with "
+                    f"{_short(getattr(recorded, field.name))}; leave it out, or start a new run"
+                )
+        return recorded
+
+    def create(self, options: TrainingOptions) -> None:
+        """Make the folder and record the recipe in it."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.recipe, yaml.safe_dump(dataclasses.asdict(options), sort_keys=False))
+
+
+def load_recipe(path: Path) -> TrainingOptions:
+    """The options that `recipe.yaml` records."""
+    from crossdistill.options import MethodOptions, ModelOptions
+
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    for name, kind in (("student", ModelOptions), ("teacher", ModelOptions), ("method", MethodOptions)):
+        values[name] = kind(**values[name])
+    return TrainingOptions(**values)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _short(value: object) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return " ".join(str(part) for part in dataclasses.asdict(value).values() if part)
+    return str(value)

@@ -1,0 +1,284 @@
+"""One training run from its options: build everything, check it, train, and write down what came out."""
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
+from crossdistill.distiller import Distiller
+from crossdistill.errors import UserError
+from crossdistill.methods import build_distiller
+from crossdistill.models import build_model
+from crossdistill.options import TrainingOptions
+from crossdistill.preflight import check_teacher
+from crossdistill.staged import StagedModel
+from crossdistill.train.evaluate import answers
+from crossdistill.train.logging import RunLog
+from crossdistill.train.loop import Loop, make_fabric
+from crossdistill.train.run_folder import RunFolder, write_json
+from crossdistill.weights import save_model
+
+# Evaluation keeps no gradients, so it can take larger batches than training.
+_EVALUATION_BATCH = 256
+
+
+def run(options: TrainingOptions, console: Console | None = None) -> dict[str, Any]:
+    """Train a student as `options` say.
+
+    Everything that can be refused is refused before the run folder is made. With several devices each process calls
+    this; the first one writes.
+
+    Args:
+        options: the teacher, the student, the method, the data and the recipe.
+        console: where to report; default: the standard output.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: a mistake in the options, the files or the pair, or a run that cannot go on.
+        KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint was written.
+    """
+    folder = RunFolder(options.output)
+    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    if first or options.resume:
+        folder.check(options.resume)
+    if options.resume:
+        options = folder.merge_recipe(options)
+    _check_numbers(options)
+    console = (console or Console()) if first else Console(quiet=True)
+
+    data = open_data(options.data, on_bad_image=options.on_bad_image)
+    if data.skipped:
+        console.print(f"skipped {data.skipped} images that cannot be decoded")
+    fabric = make_fabric(options)
+    _seed(options.seed)
+    student, teacher = _models(options, data)
+    _seed(options.seed)
+    distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
+    mixer = _mixer(options, data)
+
+    fabric.launch()
+    train, validation = _loaders(options, data, student, fabric.device, fabric.global_rank, fabric.world_size)
+    distiller.to(fabric.device)
+    teacher_answers, teacher_top1 = None, None
+    if teacher is not None:
+        if not options.resume:
+            _preflight(options, data, student, teacher, fabric.device, console)
+        teacher_answers, teacher_top1 = answers(teacher, validation, len(data.validation))
+
+    loop = Loop(fabric, options, distiller, train, validation, mixer, folder, teacher_answers)
+    _seed(options.seed + fabric.global_rank)
+    resumed = options.resume and loop.resume()
+    if not resumed:
+        distiller.prepare(train.plain())
+    log = None
+    if fabric.global_rank == 0:
+        folder.create(options)
+        log = RunLog(folder, loop.total_steps, loop.step, console)
+        if resumed:
+            log.message(f"going on at step {loop.step} of {loop.total_steps}")
+    try:
+        loop.run(log)
+    finally:
+        if log is not None:
+            log.close()
+    summary = _summary(options, data, distiller, loop, teacher_top1)
+    if fabric.global_rank == 0:
+        save_model(loop.result, folder.student, classes=data.classes)
+        write_json(folder.summary, summary)
+        _print_table(console, summary, folder)
+    fabric.barrier()
+    return summary
+
+
+def _check_numbers(options: TrainingOptions) -> None:
+    """Refuse numbers that no run can have.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every", "devices", "nodes"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: give at least 1")
+    for name in ("learning_rate", "weight_decay", "clip_gradient", "checkpoint_every", "mixup", "cutmix", "workers"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
+    for name in ("ema_decay", "label_smoothing", "random_erasing", "flip"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(f"--{name} {getattr(options, name)}: give a number from 0 to 1")
+    if options.max_steps is not None and options.max_steps < 1:
+        raise UserError(f"--max_steps {options.max_steps}: give at least 1")
+
+
+def _models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
+    """The student, whose size is that of the batches, and the teacher where one is given."""
+    if not (options.student.name or options.student_weights not in ("none", "pretrained")):
+        raise UserError("--student is missing: name the model to train (see: crossdistill models)")
+    if not options.output or not options.data:
+        raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
+    classes = len(data.classes)
+    student = build_model(
+        options.student,
+        weights=options.student_weights,
+        num_classes=classes,
+        image_size=_image_size(options, data),
+        stage_ends=options.student_stages,
+        stem_stride=options.stem_stride,
+        role="student",
+    )
+    if not (options.teacher.name or options.teacher_weights not in ("none", "pretrained")):
+        return student, None
+    teacher = build_model(
+        options.teacher,
+        weights=options.teacher_weights,
+        num_classes=None if options.teacher_classes else classes,
+        image_size=_pair(options.teacher_image_size),
+        stage_ends=options.teacher_stages,
+        role="teacher",
+        classes_file=options.teacher_classes,
+        class_names=data.classes,
+    )
+    return student, teacher
+
+
+def _image_size(options: TrainingOptions, data: ImageData) -> tuple[int, int] | None:
+    """Height and width of the batches: as asked for, as the student is built, as the data is; None: the student's own."""
+    if options.image_size is not None:
+        return _pair(options.image_size)
+    if "img_size" in options.student.kwargs:
+        return _pair(options.student.kwargs["img_size"])
+    if data.train.pixels is not None and options.student_weights in ("none", "pretrained"):
+        height, width = data.train.pixels.shape[-2:]
+        return height, width
+    return None
+
+
+def _pair(size: int | list[int] | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(f"image size {size}: give one number, or two, height and width")
+    return sides[0], sides[1]
+
+
+def _mixer(options: TrainingOptions, data: ImageData) -> Mixer:
+    seed = options.seed if options.data_seed is None else options.data_seed
+    return Mixer(len(data.classes), options.label_smoothing, options.mixup, options.cutmix, seed)
+
+
+def _loaders(
+    options: TrainingOptions, data: ImageData, student: StagedModel, device: torch.device, rank: int, world_size: int
+) -> tuple[TrainLoader, EvalLoader]:
+    train = TrainLoader(
+        data.train,
+        image_size=student.image_size,
+        batch_size=options.batch_size,
+        accumulate=options.accumulate,
+        rank=rank,
+        world_size=world_size,
+        data_seed=options.seed if options.data_seed is None else options.data_seed,
+        device=device,
+        options=options,
+    )
+    validation = EvalLoader(
+        data.validation,
+        image_size=student.image_size,
+        batch_size=_EVALUATION_BATCH,
+        device=device,
+        workers=options.workers,
+        rank=rank,
+        world_size=world_size,
+        cache_images=options.cache_images,
+    )
+    return train, validation
+
+
+def _preflight(
+    options: TrainingOptions,
+    data: ImageData,
+    student: StagedModel,
+    teacher: StagedModel,
+    device: torch.device,
+    console: Console,
+) -> None:
+    checked = check_teacher(
+        teacher,
+        student,
+        data,
+        images=options.preflight_images,
+        allow_weak=options.allow_weak_teacher,
+        device=device,
+    )
+    for warning in checked["warnings"]:
+        console.print(f"warning: {warning}", soft_wrap=True)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _summary(
+    options: TrainingOptions, data: ImageData, distiller: Distiller, loop: Loop, teacher_top1: float | None
+) -> dict[str, Any]:
+    import timm
+
+    evaluation = dict(loop.last_evaluation)
+    agreement = evaluation.pop("agreement", None)
+    top1 = evaluation.pop("top1")
+    for name in ("images", "seconds"):
+        evaluation.pop(name)
+    images = loop.step * options.batch_size
+    return {
+        "method": options.method.name,
+        "method_kwargs": options.method.kwargs,
+        "teacher": distiller.teacher.name if distiller.teacher is not None else None,
+        "student": distiller.student.name,
+        "data": data.name,
+        "image_size": list(distiller.student.image_size),
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "steps": loop.step,
+        "top1": top1,
+        "best_top1": loop.best_top1,
+        **evaluation,
+        "teacher_top1": teacher_top1,
+        "teacher_agreement": agreement,
+        "evaluated_weights": "moving average" if loop.ema is not None else "last step",
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "skipped_images": data.skipped,
+        "student_params": sum(parameter.numel() for parameter in distiller.student.parameters()),
+        "extra_params": distiller.extra_parameters(),
+        "images_per_second": images / loop.seconds if loop.seconds else 0.0,
+        "seconds": loop.seconds,
+        "peak_memory_bytes": loop.peak_memory(),
+        "device": torch.cuda.get_device_name(loop.fabric.device)
+        if loop.fabric.device.type == "cuda"
+        else loop.fabric.device.type,
+        "devices": loop.fabric.world_size,
+        "precision": options.precision,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def _print_table(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
+    table = Table(title=f"{summary['method']}: {summary['student']} on {summary['data']}", show_header=False)
+    table.add_row("top-1", f"{summary['top1']:.2f} % (last epoch; best {summary['best_top1']:.2f} %)")
+    if summary["teacher"]:
+        table.add_row("teacher", f"{summary['teacher']}, {summary['teacher_top1']:.2f} %")
+        table.add_row("agreement with the teacher", f"{summary['teacher_agreement']:.2f} %")
+    table.add_row("parameters", f"{summary['student_params']:,} (+ {summary['extra_params']:,} while training)")
+    table.add_row("training", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.0f} images/s")
+    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
+    table.add_row("student", str(folder.student))
+    console.print(table)

@@ -1,0 +1,171 @@
+"""Model files: weights from anywhere, and our own files, which also say how to build the model they belong to."""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import timm
+from torch import Tensor
+
+from crossdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from crossdistill.staged import StagedModel
+
+# Key of the safetensors metadata that holds the card, and the file that a run folder keeps its model in.
+_METADATA_KEY = "crossdistill"
+_RUN_MODEL = "student.safetensors"
+
+
+@dataclass
+class ModelCard:
+    """How a model was built: what a weights file must say so that the file alone is enough.
+
+    Attributes:
+        name: timm name, `hf-hub:` or `local-dir:` name, or the dotted path of a callable.
+        kwargs: arguments that the model was created with, as the user gave them.
+        num_classes: number of outputs, 0 for a model without head.
+        classes: names of the outputs in their order, where they are known.
+        image_size: (height, width) in pixels.
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
+        stem_stride: total stride that the stem was lowered to, None where it is as built.
+        stage_ends: comma-separated module paths of the stage ends, None where they were found.
+        head_trained: whether the classifier comes from training, not from initialisation. Not written to files.
+        weights: `none`, `pretrained`, or the file that was read. Not written to files.
+    """
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 0
+    classes: list[str] | None = None
+    image_size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    stem_stride: int | None = None
+    stage_ends: str | None = None
+    head_trained: bool = False
+    weights: str = "none"
+
+    def to_json(self) -> str:
+        """The part of the card that belongs to the weights, wherever the file goes."""
+        card = asdict(self)
+        del card["head_trained"], card["weights"]
+        return json.dumps(card)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelCard":
+        known = {f.name for f in fields(cls)}
+        card = cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        card.image_size = (card.image_size[0], card.image_size[1])
+        card.mean, card.std = tuple(card.mean), tuple(card.std)
+        return card
+
+
+def weights_file(path: str | Path) -> Path:
+    """The weights file at a path: the file itself, or the student of a run folder.
+
+    Raises:
+        UserError: there is no such file, or the run folder holds no finished model.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if not (path / _RUN_MODEL).is_file():
+            raise UserError(f"'{path}' holds no {_RUN_MODEL}: give a weights file, or the folder of a finished run")
+        return path / _RUN_MODEL
+    if not path.is_file():
+        raise UserError(f"there is no weights file '{path}': check the path")
+    return path
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard | None]:
+    """Read a weights file without running any code that it may hold.
+
+    Safetensors, state dicts saved with `torch.save`, and the checkpoints of timm's trainer (EMA weights preferred);
+    the prefixes that `DistributedDataParallel` and `torch.compile` put before names are removed.
+
+    Args:
+        path: the file, or a run folder, whose student is read.
+
+    Returns:
+        The tensors by name, and the card of a file that `save_model` wrote (None for other files).
+
+    Raises:
+        UserError: no such file, a damaged file, or a pickle that holds more than tensors.
+    """
+    file = weights_file(path)
+    card = None
+    try:
+        if file.suffix == ".safetensors":
+            with safetensors.safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+            if _METADATA_KEY in metadata:
+                card = ModelCard.from_json(metadata[_METADATA_KEY])
+        state = timm.models.load_state_dict(str(file), use_ema=True, weights_only=True)
+    except Exception as error:
+        # A damaged file fails in as many ways as there are bytes in it: zip, pickle, JSON and storage errors.
+        raise UserError(_unreadable(file, error)) from error
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"'{file}' holds no state dict: save model.state_dict(), as safetensors or with torch.save")
+    return state, card
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    blocked = re.search(r"Unsupported globals: (.+?)\. No automatic", str(error))
+    if blocked:
+        return (
+            f"'{file}' is a pickle that holds Python objects ({blocked[1]}), which is unsafe to load: "
+            "save model.state_dict() alone, best as safetensors"
+        )
+    return f"'{file}' cannot be read as weights (safetensors or a state dict); it may be damaged or incomplete"
+
+
+def save_model(model: "StagedModel", path: str | Path, *, classes: list[str] | None = None) -> None:
+    """Write the wrapped model's weights and its card as safetensors; plain timm reads the same file.
+
+    The file appears complete or not at all: it is written beside and renamed.
+
+    Args:
+        model: a model from `build_model`.
+        path: the file to write.
+        classes: names of the outputs; default: those of the card.
+
+    Raises:
+        OSError: the folder is not writable or the disk is full; an older file at `path` is left as it was.
+    """
+    path = Path(path)
+    card = model.card
+    metadata = {"format": "pt", _METADATA_KEY: ModelCard(**{**card.__dict__, "classes": classes or card.classes}).to_json()}
+    # Cloned, because safetensors refuses tied weights, which share memory.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.model.state_dict().items()}
+    # Bytes written by Python, because safetensors' own writer hides "disk full" in an error that is no OSError.
+    content = safetensors.torch.save(state, metadata)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_model(path: str | Path) -> "StagedModel":
+    """The model of a file that `save_model` wrote, in eval mode.
+
+    Args:
+        path: the file, or a run folder, whose student is loaded.
+
+    Raises:
+        UserError: no such file, or a file that does not say which model it belongs to.
+    """
+    from crossdistill.models import build_model  # models imports this module
+    from crossdistill.options import ModelOptions
+
+    return build_model(ModelOptions(), weights=str(path), num_classes=None).eval()

@@ -29,6 +29,8 @@ class Distiller(nn.Module):
     """
 
     needs_teacher: ClassVar[bool] = True
+    # False for methods that learn from features only: they accept a teacher without a head.
+    needs_teacher_logits: ClassVar[bool] = True
     # How finely the loop advances `progress`: with every optimiser step, or only when an epoch begins.
     progress_unit: Literal["iteration", "epoch"] = "iteration"
     # Optimiser steps of the student for one of the critic.
@@ -43,6 +45,11 @@ class Distiller(nn.Module):
         super().__init__()
         if self.needs_teacher and teacher is None:
             raise UserError(f"{type(self).__name__} needs a teacher: give --teacher and --teacher_weights")
+        if self.needs_teacher and self.needs_teacher_logits and teacher is not None and not teacher.num_classes:
+            raise UserError(
+                f"{type(self).__name__} learns from the teacher's logits and {teacher.name} has no head: "
+                "choose a method that learns from features only, or a teacher with a classifier"
+            )
         self.student = student
         self.teacher = teacher
         if teacher is not None:

@@ -6,6 +6,8 @@ Nothing here imports torch, so that `crossdistill distill --help` answers at onc
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crossdistill.errors import UserError
+
 
 @dataclass
 class ModelOptions:
@@ -158,3 +160,17 @@ class TrainingOptions:
     checkpoint_every: int = 0
     resume: bool = False
     preflight_images: int = 512
+
+
+def height_and_width(size: int | list[int] | None, option: str) -> tuple[int, int] | None:
+    """An image size as the library takes it: `64` and `[64, 64]` are (64, 64).
+
+    Raises:
+        UserError: neither one number nor two, or not positive; names `option`.
+    """
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(f"--{option}: give one side in pixels, or height and width such as [64,96]; got {size}")
+    return sides[0], sides[1]

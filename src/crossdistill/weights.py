@@ -3,14 +3,15 @@
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
 import timm
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossdistill.errors import UserError
 
@@ -125,6 +126,55 @@ def _unreadable(file: Path, error: Exception) -> str:
     return f"'{file}' cannot be read as weights (safetensors or a state dict); it may be damaged or incomplete"
 
 
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str) -> bool:
+    """Load a state dict that must fit: only a whole classifier may be absent from it, or be left over.
+
+    Position tables that belong to another image size are resampled by the filter that timm has for the model.
+
+    Args:
+        model: the bare model, changed in place.
+        state: tensors by name.
+        description: the beginning of the error's line.
+
+    Returns:
+        Whether the model has no classifier that `state` did not bring.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape; names the first.
+    """
+    expected = model.state_dict()
+    classifiers = tuple(f"{name}." for name in classifier_names(getattr(model, "pretrained_cfg", {})))
+    state = {name: tensor for name, tensor in state.items() if name in expected or not name.startswith(classifiers)}
+    absent = {name for name in expected if name.startswith(classifiers)}
+    new_head = bool(absent) and not absent & state.keys()
+
+    reshaped = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if reshaped and resample is not None and all("pos" in name for name in reshaped):
+        state = resample(state, model)
+    for name, tensor in expected.items():
+        if name not in state:
+            if new_head and name in absent:
+                continue
+            raise UserError(f"{description}: the file has no tensor '{name}'")
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{description}: '{name}' is {tuple(state[name].shape)} in the file and {tuple(tensor.shape)} in the "
+                "model: check the model's name, its arguments, its image size and the number of classes"
+            )
+    left_over = [name for name in state if name not in expected]
+    if left_over:
+        raise UserError(f"{description}: the model has no tensor '{left_over[0]}'")
+    model.load_state_dict(state, strict=not new_head)
+    return not new_head
+
+
+def classifier_names(config: Any) -> tuple[str, ...]:
+    """Module paths of the classifier layers, from a timm model's `pretrained_cfg` (or a mapping like it)."""
+    names = (config.get("classifier") if isinstance(config, dict) else config.classifier) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def save_model(model: "StagedModel", path: str | Path, *, classes: list[str] | None = None) -> None:
     """Write the wrapped model's weights and its card as safetensors; plain timm reads the same file.
 
@@ -139,8 +189,9 @@ def save_model(model: "StagedModel", path: str | Path, *, classes: list[str] | N
         OSError: the folder is not writable or the disk is full; an older file at `path` is left as it was.
     """
     path = Path(path)
-    card = model.card
-    metadata = {"format": "pt", _METADATA_KEY: ModelCard(**{**card.__dict__, "classes": classes or card.classes}).to_json()}
+    card = replace(model.card, classes=classes or model.card.classes)
+    # One entry only: safetensors writes several in any order, and equal runs should write equal files.
+    metadata = {_METADATA_KEY: card.to_json()}
     # Cloned, because safetensors refuses tied weights, which share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.model.state_dict().items()}
     # Bytes written by Python, because safetensors' own writer hides "disk full" in an error that is no OSError.

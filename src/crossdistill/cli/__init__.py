@@ -25,8 +25,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("crossdistill.cli.quickstart", "the whole story on a built-in data set, on a CPU, in minutes"),
 }
 
-# What stands in the way of writing or reading a file and is the user's to mend.
-_USERS_OS_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# What stands in the way of a file and is the user's to mend, and how.
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in _USERS_OS_ERRORS:
+        if error.errno not in _REMEDIES:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        return _refuse(f"{os.strerror(error.errno)}{where}; free space or choose another place, then try again")
+        where = f" ({error.filename})" if error.filename else ""
+        return _refuse(f"{os.strerror(error.errno)}{where}: {_REMEDIES[error.errno]}")
     except SystemExit as end:
         # --help and --print_config end the parser this way.
         return end.code if isinstance(end.code, int) else 0
@@ -63,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
     if arguments[0] == "--version":

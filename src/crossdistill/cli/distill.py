@@ -12,9 +12,9 @@ from crossdistill.options import TrainingOptions
 def run(arguments: list[str]) -> None:
     """Train a student as the arguments say."""
     options = read_options(training_parser("distill", "Train a student with a teacher."), arguments)
-    from crossdistill.train import run
+    from crossdistill import train
 
-    run(options)
+    train.run(options)
 
 
 def training_parser(verb: str, description: str) -> ArgumentParser:

@@ -1,36 +1,72 @@
 """`crossdistill evaluate`: accuracy of a saved model on a data set."""
 
 import json
+from typing import TYPE_CHECKING
 
 from crossdistill.cli.parsing import make_parser, parse
-from crossdistill.cli.saved import add_accelerator, pick_device
+from crossdistill.cli.saved import add_model_options, load
+from crossdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from crossdistill.data import ImageData
+    from crossdistill.staged import StagedModel
 
 
 def run(arguments: list[str]) -> None:
     """Print top-1 accuracy, top-5 from ten classes on, the number of images and the time."""
     parser = make_parser("evaluate", "Accuracy of a saved model on the validation images of a data set.")
-    parser.add_argument("model", help="run folder, or a weights file that this program wrote")
-    parser.add_argument("--data", required=True, help="an image folder with val/ (or test/), or a built-in set's name")
+    add_model_options(parser)
     parser.add_argument(
-        "--image_size", type=int | list[int] | None, help="side in pixels, or height and width; default: the model's"
+        "--data", type=str, required=True, help="an image folder with val/ (or test/), or the name of a built-in set"
     )
     parser.add_argument("--batch_size", type=int, default=256, help="images of one forward pass")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images")
-    parser.add_argument("--on_bad_image", choices=["stop", "skip"], default="stop", help="a file that cannot be decoded")
-    add_accelerator(parser)
+    parser.add_argument(
+        "--on_bad_image", choices=["stop", "skip"], default="stop", help="what a file that cannot be decoded does"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, arguments)
 
     from crossdistill.data import EvalLoader, open_data
-    from crossdistill.models import build_model
-    from crossdistill.options import ModelOptions
     from crossdistill.train.evaluate import evaluate
 
-    size = options.image_size
-    model = build_model(
-        ModelOptions(),
-        weights=options.model,
-        num_classes=None,
-        image_size=None if size is None else (size, size) if isinstance(size, int) else tuple(size),
-    )
+    model = load(options)
     data = open_data(options.data, on_bad_image=options.on_bad_image)
+    _check_classes(options.model, model, data)
+    loader = EvalLoader(
+        data.validation,
+        image_size=model.image_size,
+        batch_size=options.batch_size,
+        device=next(model.parameters()).device,
+        workers=options.workers,
+    )
+    result = evaluate(model, loader)
+    if data.skipped:
+        result["skipped"] = data.skipped
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:<8}{_shown(name, value)}")
+
+
+def _check_classes(file: str, model: "StagedModel", data: "ImageData") -> None:
+    """An accuracy means something only where output k and label k are the same class."""
+    if model.num_classes != len(data.classes):
+        raise UserError(
+            f"'{file}' tells {model.num_classes} classes apart, {data.name} has {len(data.classes)}: "
+            "give --data with the classes that it was trained on"
+        )
+    known = model.card.classes or data.classes
+    for index, (ours, theirs) in enumerate(zip(known, data.classes, strict=True)):
+        if ours != theirs:
+            raise UserError(
+                f"class {index} is '{ours}' in '{file}' and '{theirs}' in {data.name}: "
+                "give --data with the classes that it was trained on"
+            )
+
+
+def _shown(name: str, value: float) -> str:
+    if name in ("images", "skipped"):
+        return f"{value:9d}"
+    return f"{value:9.1f} s" if name == "seconds" else f"{value:9.2f} %"

@@ -128,6 +128,9 @@ def _explain(parser: ArgumentParser, message: str) -> str:
     no_value = re.match(r"argument (--\S+): expected one argument", message)
     if no_value:
         return f"{no_value[1]} needs a value (see: {parser.prog} --help)"
+    no_choice = re.match(r"argument (--\S+): invalid choice: (.*) \(choose from (.*)\)", message)
+    if no_choice:
+        return f"{no_choice[1]}: expected one of {no_choice[3]}, got {no_choice[2]}"
     missing = re.match(r"the following arguments are required: (.*)", message)
     if missing:
         names = [f"--{name}" if f"--{name}" in _options(parser) else name for name in missing[1].split(", ")]
@@ -145,6 +148,7 @@ def describe(annotation: Any) -> str:
         int: "a whole number",
         float: "a number",
         bool: "true or false",
+        str: "text",
         list[int]: "a list of whole numbers such as [64,96]",
     }
     return words.get(annotation, "settings such as {key: value}" if get_origin(annotation) is dict else "another value")

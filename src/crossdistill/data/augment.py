@@ -136,6 +136,7 @@ def _cut(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], flipp
     rows = top[:, None] + torch.arange(size[0], device=images.device)
     columns = torch.arange(size[1], device=images.device).expand(len(images), -1)
     columns = left[:, None] + torch.where(flipped[:, None], size[1] - 1 - columns, columns)
-    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
-    channels = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
-    return images[batch, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    # Positions in the flattened image: one gather costs a third of indexing by four tensors.
+    places = (rows[:, :, None] * images.shape[-1] + columns[:, None, :]).flatten(1)
+    window = images.flatten(2).gather(2, places[:, None, :].expand(-1, images.shape[1], -1))
+    return window.unflatten(2, size)

@@ -14,8 +14,7 @@ from crossdistill.errors import UserError
 def decode(path: str | Path) -> Image.Image:
     """The image in a file as upright RGB; raises whatever Pillow raises on a file that it cannot decode."""
     with Image.open(path) as image:
-        # Cameras store a turned image and say so in EXIF; people label what they see.
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return _upright(image)
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -40,7 +39,7 @@ def fault_of(path: str | Path) -> str:
     try:
         with Image.open(path) as image:
             image.draft("RGB", (1, 1))
-            image.load()
+            _upright(image)
     except Exception as error:  # Pillow's decoders raise anything, from OSError to SyntaxError, on broken bytes.
         return str(error) or type(error).__name__
     return ""
@@ -61,3 +60,8 @@ def fit(image: Image.Image, size: tuple[int, int], crop_fraction: float = 1.0) -
 def to_input(images: Iterable[Image.Image], image_size: tuple[int, int], crop_fraction: float = 1.0) -> Tensor:
     """A batch as the models take it, prepared as for evaluation: (B, 3, H, W) float32 in [0, 1]."""
     return torch.stack([pil_to_tensor(fit(image, image_size, crop_fraction)) for image in images]).float() / 255
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Cameras store a turned image and say so in EXIF; people label what they see.
+    return ImageOps.exif_transpose(image).convert("RGB")

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.functional import pil_to_tensor
 
 from crossdistill.data import augment, draws, memory
-from crossdistill.data.images import fit
 from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
+from crossdistill.data.workers import AugmentedViews, BatchPlan, FittedImages, start_workers
 from crossdistill.errors import UserError
 from crossdistill.options import TrainingOptions
 
@@ -67,7 +65,7 @@ class TrainLoader:
         device: torch.device | str,
         options: TrainingOptions,
     ) -> None:
-        _check_batch(len(source), batch_size, accumulate, world_size, options)
+        _check(len(source), batch_size, accumulate, world_size, options)
         self.source = source
         self.image_size = image_size
         self.batch_size = batch_size
@@ -85,14 +83,12 @@ class TrainLoader:
             raise UserError("--cache_images true does not go with --rand_augment or --color_jitter: leave it at auto")
         self.pixels: Tensor | None = None
         if not in_workers and memory.keeps(source, kept_size, options.cache_images):
-            self.pixels = memory.keep(source, kept_size)
-            # More than what is kept unasked could crowd the model out of the device; batches are then sent one by one.
-            if self.pixels.nbytes <= memory.MOST_BYTES:
-                self.pixels = self.pixels.to(self.device)
+            self.pixels = memory.on_device(memory.keep(source, kept_size, options.workers), self.device)
         else:
-            dataset = _Augmented(source, TrainTransform(image_size, options), data_seed)
-            self._views = _Batches()
-            self._workers = _data_loader(dataset, self._views, options.workers, self.device)
+            views = AugmentedViews(source, TrainTransform(image_size, options), data_seed)
+            self._plan = BatchPlan()
+            self._decoded = start_workers(views, self._plan, options.workers, self.device)
+        self.labels = source.labels if self.pixels is None else source.labels.to(self.pixels.device)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This process's micro-batches of one epoch, in order: `accumulate` for each optimiser step.
@@ -102,16 +98,17 @@ class TrainLoader:
             start_step: optimiser step within the epoch to begin with; what is skipped is not read.
         """
         indices, repetitions = self._order(epoch)
-        parts = [self._part(step, micro) for step in range(start_step, self.steps_per_epoch) for micro in range(self.accumulate)]
+        steps = range(start_step, self.steps_per_epoch)
+        parts = [self._part(step, micro) for step in steps for micro in range(self.accumulate)]
         if self.pixels is None:
-            self._views.content = [
+            self._plan.batches = [
                 [(epoch, *view) for view in zip(indices[part].tolist(), repetitions[part].tolist(), strict=True)]
                 for part in parts
             ]
-            for part, images in zip(parts, self._workers, strict=True):
-                yield self._batch(epoch, images, indices[part], repetitions[part])
+            for part, pixels in zip(parts, self._decoded, strict=True):
+                yield self._batch(epoch, pixels, indices[part], repetitions[part])
         else:
-            # One copy for the epoch; the slices below are then taken without the host waiting for the device.
+            # One copy for the epoch; its slices are then taken without the host waiting for the device.
             indices, repetitions = indices.to(self.pixels.device), repetitions.to(self.pixels.device)
             for part in parts:
                 yield self._batch(epoch, self.pixels[indices[part]], indices[part], repetitions[part])
@@ -153,13 +150,128 @@ class TrainLoader:
         return slice(start, start + size)
 
     def _batch(self, epoch: int, pixels: Tensor, indices: Tensor, repetitions: Tensor) -> Batch:
-        """Put a batch on the device and do there what remains to be done."""
-        labels = self.source.labels[indices.cpu()] if self._labels is None else self._labels[indices]
+        """Put the pixels on the device and do there what remains to be done to them."""
+        labels = self.labels[indices]
         pixels, labels, indices, repetitions = (
-            _send(tensor, self.device) for tensor in (pixels, labels, indices, repetitions)
+            memory.send(tensor, self.device) for tensor in (pixels, labels, indices, repetitions)
         )
-        images = augment.to_float(pixels) if self.pixels is None else self._augment(epoch, pixels, indices, repetitions)
+
+        def keys(stream: int) -> Tensor:
+            return draws.keys(stream, self.data_seed, epoch, indices, repetitions)
+
+        if self.pixels is None:
+            images = augment.to_float(pixels)
+        else:
+            images = self._crop_and_flip(pixels, keys(draws.CROP), keys(draws.FLIP))
         if self.options.random_erasing:
-            keys = draws.keys(draws.ERASE, self.data_seed, epoch, indices, repetitions)
-            images = augment.erase(images, keys, self.options.random_erasing)
+            images = augment.erase(images, keys(draws.ERASE), self.options.random_erasing)
         return Batch(images, labels, indices)
+
+    def _crop_and_flip(self, pixels: Tensor, crop_keys: Tensor, flip_keys: Tensor) -> Tensor:
+        """What the workers do to other images, on kept ones: (B, 3, h, w) uint8 to (B, 3, H, W) float."""
+        flipped = augment.coin(flip_keys, self.options.flip)
+        if self.options.crop == "resized":
+            images = augment.to_float(pixels)
+            return augment.resized_crop(images, crop_keys, self.image_size, self.options.crop_scale, flipped)
+        if self.options.crop == "shifted":
+            return augment.to_float(augment.shifted_crop(pixels, crop_keys, flipped))
+        return augment.to_float(augment.flip(pixels, flipped))
+
+
+class EvalLoader:
+    """Every image once, in order, without augmentation.
+
+    Args:
+        source: the images.
+        image_size: height and width of the batches.
+        batch_size: images of one batch on this process; the last one may be smaller.
+        device: where the batches go.
+        workers: processes that decode what is not kept in memory.
+        rank: number of this process; it reads every `world_size`-th image, so that no image is read twice.
+        world_size: number of processes.
+        cache_images: `true`, `false` or `auto`, as `memory.keeps` explains.
+        crop_fraction: share of the sides of the largest centred crop that is kept.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int,
+        device: torch.device | str,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+        cache_images: str = "auto",
+        crop_fraction: float = 1.0,
+    ) -> None:
+        self.device = torch.device(device)
+        self.indices = torch.arange(len(source))[rank::world_size]
+        self.labels = source.labels[self.indices]
+        self.batch_size = batch_size
+        own = source if world_size == 1 else source.subset(self.indices)
+        self.pixels: Tensor | None = None
+        if len(own) and memory.keeps(own, image_size, cache_images):
+            self.pixels = memory.on_device(memory.keep(own, image_size, workers, crop_fraction), self.device)
+        else:
+            self._plan = BatchPlan()
+            self._decoded = start_workers(
+                FittedImages(own, image_size, crop_fraction), self._plan, workers, self.device
+            )
+            self._plan.batches = [list(range(len(own))[part]) for part in self._parts()]
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._parts())
+
+    def __iter__(self) -> Iterator[Batch]:
+        kept = self.pixels
+        decoded = self._decoded if kept is None else (kept[part] for part in self._parts())
+        for part, pixels in zip(self._parts(), decoded, strict=True):
+            pixels, labels, indices = (
+                memory.send(tensor, self.device) for tensor in (pixels, self.labels[part], self.indices[part])
+            )
+            yield Batch(augment.to_float(pixels), labels, indices)
+
+    def _parts(self) -> list[slice]:
+        """Where the batches lie among this process's images."""
+        return [slice(start, start + self.batch_size) for start in range(0, len(self.indices), self.batch_size)]
+
+
+class _Images:
+    """The images of a loader's batches, without the rest."""
+
+    def __init__(self, loader: EvalLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (batch.images for batch in self.loader)
+
+
+def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: TrainingOptions) -> None:
+    for name in ("flip", "random_erasing", "crop_scale"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(f"--{name} {getattr(options, name)} is not between 0 and 1")
+    counts = {
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "repeated_augmentation": options.repeated_augmentation,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"--{name} {count} is too small: give at least 1")
+    if options.color_jitter < 0:
+        raise UserError(f"--color_jitter {options.color_jitter} is negative: give 0 or more")
+    if images < batch_size:
+        raise UserError(f"{images} training images are fewer than --batch_size {batch_size}: lower it")
+    if batch_size % (world_size * accumulate):
+        raise UserError(
+            f"--batch_size {batch_size} does not divide by {world_size} devices times --accumulate {accumulate}: "
+            "give a multiple"
+        )
+    local = batch_size // (world_size * accumulate)
+    if (options.mixup or options.cutmix) and local % 2:
+        raise UserError(
+            f"--mixup and --cutmix mix pairs, but a device gets {local} images at a time: change --batch_size"
+        )

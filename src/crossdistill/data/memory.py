@@ -1,19 +1,19 @@
 """Which images are kept in memory, decoded, and at what size."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
+from torch.utils.data import DataLoader
 
-from crossdistill.data.images import fit
 from crossdistill.data.sources import ImageSource
+from crossdistill.data.workers import FittedImages
 
 # Longest side, in pixels, of an image that is kept without being asked: decoding it costs more than holding it.
 SMALL_SIDE = 128
 # Bytes of one split that are kept without being asked.
 MOST_BYTES = 2 << 30
 _SAMPLE = 64
+# Images that a process decodes before it hands them over.
+_SHARE = 256
 
 
 def keeps(source: ImageSource, size: tuple[int, int], cache_images: str) -> bool:
@@ -42,18 +42,29 @@ def natural_size(source: ImageSource, target: tuple[int, int]) -> tuple[int, int
     return own if not sizes and own[0] <= 2 * target[0] and own[1] <= 2 * target[1] else target
 
 
-def keep(source: ImageSource, size: tuple[int, int], crop_fraction: float = 1.0) -> Tensor:
-    """All images, decoded, their centres resized to `size`: (N, 3, H, W) uint8."""
+def keep(source: ImageSource, size: tuple[int, int], workers: int, crop_fraction: float = 1.0) -> Tensor:
+    """All images, decoded by `workers` processes, their centres resized to `size`: (N, 3, H, W) uint8."""
     if source.pixels is not None and tuple(source.pixels.shape[-2:]) == size and crop_fraction == 1:
         return source.pixels
     kept = torch.empty(len(source), 3, *size, dtype=torch.uint8)
-
-    def decode(index: int) -> None:
-        kept[index] = pil_to_tensor(fit(source.read(index), size, crop_fraction))
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(decode, range(len(source))))
+    images = FittedImages(source, size, crop_fraction)
+    # A generator of its own, because a DataLoader otherwise takes a number from the global one.
+    decoded = DataLoader(images, _SHARE, num_workers=workers, generator=torch.Generator())
+    for share, pixels in zip(kept.split(_SHARE), decoded, strict=True):
+        share.copy_(pixels)
     return kept
+
+
+def on_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """Kept images on the device, or where they are if they are so many that they could crowd the model out."""
+    return pixels.to(device) if pixels.nbytes <= MOST_BYTES else pixels
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device; the host does not wait for the copy."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _sample_sizes(source: ImageSource) -> list[tuple[int, int]]:

@@ -1,13 +1,14 @@
 """Augmentation of one image in a worker process, with torchvision's and timm's transforms."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import RandAugment, rand_augment_transform
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -80,10 +81,19 @@ def seeded(seed: int) -> Iterator[None]:
         torch.random.default_generator.set_state(states[2])
 
 
-def _rand_augment(policy: str, image_size: tuple[int, int]) -> object:
+def _rand_augment(policy: str, image_size: tuple[int, int]) -> RandAugment:
     try:
-        return rand_augment_transform(policy, {"translate_const": int(0.45 * min(image_size)), "img_mean": _FILL})
+        augment = rand_augment_transform(policy, {"translate_const": int(0.45 * min(image_size)), "img_mean": _FILL})
     except (AssertionError, ValueError) as error:
         raise UserError(
             f"--rand_augment {policy} is no policy in timm's notation; give one like rand-m9-mstd0.5-inc1"
         ) from error
+    for operation in augment.ops:
+        if operation.name.startswith("Posterize"):
+            operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
+    return augment
+
+
+def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict) -> tuple[int]:
+    # timm's strongest posterisation leaves 0 bits: a black image in older Pillows, an error since Pillow 13.
+    return (max(1, level_fn(level, hparams)[0]),)

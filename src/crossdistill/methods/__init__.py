@@ -85,7 +85,11 @@ def parse_hyperparameters(options: MethodOptions) -> dict[str, Any]:
 
 
 def build_distiller(
-    options: MethodOptions, student: "StagedModel", teacher: "StagedModel | None" = None, *, train_size: int | None = None
+    options: MethodOptions,
+    student: "StagedModel",
+    teacher: "StagedModel | None" = None,
+    *,
+    train_size: int | None = None,
 ) -> "Distiller":
     """The method for this pair.
 

@@ -37,7 +37,9 @@ _MERGED_SIDE = 7
 _BRANCH_HEADS = 4
 
 
-def ofa_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: float, temperature: float) -> Tensor:
+def ofa_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: float, temperature: float
+) -> Tensor:
     """Equation (1), mean over images.
 
     Args:
@@ -85,7 +87,9 @@ class OFA(Distiller):
             raise UserError(f"ofa: stages={stages}, but {student.name} has stages 1 to {depth}")
         gammas = list(gamma) if isinstance(gamma, Sequence) else [gamma] * (len(stages) + 1)
         if len(gammas) != len(stages) + 1:
-            raise UserError(f"ofa: gamma has {len(gammas)} values; give one, or {len(stages) + 1} (stages, then logits)")
+            raise UserError(
+                f"ofa: gamma has {len(gammas)} values; give one, or {len(stages) + 1} (stages, then logits)"
+            )
         self.stages = [stage - 1 for stage in stages]
         self.gammas = gammas
         self.temperature = temperature

@@ -8,7 +8,9 @@ from crossdistill.options import TrainingOptions
 
 
 def make_optimizer(distiller: Distiller, options: TrainingOptions) -> Optimizer:
-    """One optimiser for the student and the method's own parts; vectors, biases and what the student names do not decay.
+    """One optimiser for the student and the method's own parts.
+
+    Vectors, biases and what the student names take no weight decay.
 
     Raises:
         UserError: timm has no optimiser of that name.

@@ -14,7 +14,7 @@ from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller
 from crossdistill.models import build_model
-from crossdistill.options import TrainingOptions
+from crossdistill.options import TrainingOptions, height_and_width
 from crossdistill.preflight import check_teacher
 from crossdistill.staged import StagedModel
 from crossdistill.train.evaluate import answers
@@ -50,7 +50,7 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
         folder.check(options.resume)
     if options.resume:
         options = folder.merge_recipe(options)
-    _check_numbers(options)
+    _check_options(options)
     console = (console or Console()) if first else Console(quiet=True)
 
     data = open_data(options.data, on_bad_image=options.on_bad_image)
@@ -58,7 +58,7 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
         console.print(f"skipped {data.skipped} images that cannot be decoded")
     fabric = make_fabric(options)
     _seed(options.seed)
-    student, teacher = _models(options, data)
+    student, teacher = build_models(options, data)
     _seed(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
     mixer = _mixer(options, data)
@@ -70,7 +70,8 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
     if teacher is not None:
         if not options.resume:
             _preflight(options, data, student, teacher, fabric.device, console)
-        teacher_answers, teacher_top1 = answers(teacher, validation, len(data.validation))
+        if teacher.num_classes:
+            teacher_answers, teacher_top1 = answers(teacher, validation, len(data.validation))
 
     loop = Loop(fabric, options, distiller, train, validation, mixer, folder, teacher_answers)
     _seed(options.seed + fabric.global_rank)
@@ -97,17 +98,30 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
     return summary
 
 
-def _check_numbers(options: TrainingOptions) -> None:
-    """Refuse numbers that no run can have.
+def _check_options(options: TrainingOptions) -> None:
+    """Refuse what no run can have, before anything is loaded.
 
     Raises:
         UserError: naming the option.
     """
+    if not options.data:
+        raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
+    if not (options.student.name or options.student_weights not in ("none", "pretrained")):
+        raise UserError("--student is missing: name the model to train (see: crossdistill models)")
     for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every", "devices", "nodes"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: give at least 1")
-    for name in ("learning_rate", "weight_decay", "clip_gradient", "checkpoint_every", "mixup", "cutmix", "workers"):
-        if getattr(options, name) < 0:
+    for name in (
+        "learning_rate",
+        "weight_decay",
+        "clip_gradient",
+        "checkpoint_every",
+        "mixup",
+        "cutmix",
+        "workers",
+        "warmup_epochs",
+    ):
+        if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
     for name in ("ema_decay", "label_smoothing", "random_erasing", "flip"):
         if not 0 <= getattr(options, name) <= 1:
@@ -116,12 +130,8 @@ def _check_numbers(options: TrainingOptions) -> None:
         raise UserError(f"--max_steps {options.max_steps}: give at least 1")
 
 
-def _models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
+def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
     """The student, whose size is that of the batches, and the teacher where one is given."""
-    if not (options.student.name or options.student_weights not in ("none", "pretrained")):
-        raise UserError("--student is missing: name the model to train (see: crossdistill models)")
-    if not options.output or not options.data:
-        raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
     classes = len(data.classes)
     student = build_model(
         options.student,
@@ -138,7 +148,7 @@ def _models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, Sta
         options.teacher,
         weights=options.teacher_weights,
         num_classes=None if options.teacher_classes else classes,
-        image_size=_pair(options.teacher_image_size),
+        image_size=height_and_width(options.teacher_image_size, "teacher_image_size"),
         stage_ends=options.teacher_stages,
         role="teacher",
         classes_file=options.teacher_classes,
@@ -148,24 +158,15 @@ def _models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, Sta
 
 
 def _image_size(options: TrainingOptions, data: ImageData) -> tuple[int, int] | None:
-    """Height and width of the batches: as asked for, as the student is built, as the data is; None: the student's own."""
+    """Height and width of the batches: as asked for, as the student is built, as the data is; None: as the student is."""
     if options.image_size is not None:
-        return _pair(options.image_size)
+        return height_and_width(options.image_size, "image_size")
     if "img_size" in options.student.kwargs:
-        return _pair(options.student.kwargs["img_size"])
+        return height_and_width(options.student.kwargs["img_size"], "student.kwargs.img_size")
     if data.train.pixels is not None and options.student_weights in ("none", "pretrained"):
         height, width = data.train.pixels.shape[-2:]
         return height, width
     return None
-
-
-def _pair(size: int | list[int] | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise UserError(f"image size {size}: give one number, or two, height and width")
-    return sides[0], sides[1]
 
 
 def _mixer(options: TrainingOptions, data: ImageData) -> Mixer:
@@ -275,7 +276,9 @@ def _print_table(console: Console, summary: dict[str, Any], folder: RunFolder) -
     table = Table(title=f"{summary['method']}: {summary['student']} on {summary['data']}", show_header=False)
     table.add_row("top-1", f"{summary['top1']:.2f} % (last epoch; best {summary['best_top1']:.2f} %)")
     if summary["teacher"]:
-        table.add_row("teacher", f"{summary['teacher']}, {summary['teacher_top1']:.2f} %")
+        table.add_row("teacher", summary["teacher"])
+    if summary["teacher_top1"] is not None:
+        table.add_row("teacher's top-1", f"{summary['teacher_top1']:.2f} %")
         table.add_row("agreement with the teacher", f"{summary['teacher_agreement']:.2f} %")
     table.add_row("parameters", f"{summary['student_params']:,} (+ {summary['extra_params']:,} while training)")
     table.add_row("training", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.0f} images/s")

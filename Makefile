@@ -1,0 +1,40 @@
+# Everything runs in .venv, which is made on first use: by uv where it is installed, else by venv and pip.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: quickstart test test-slow lint lock clean
+
+quickstart: $(READY)
+	$(BIN)/crossdistill quickstart
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check src tests benchmarks recipes
+	$(BIN)/ruff format --check src tests benchmarks recipes
+	$(BIN)/mypy
+
+$(READY): pyproject.toml requirements.lock
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --python $(BIN)/python -r requirements.lock && \
+		uv pip install --python $(BIN)/python --no-deps -e .; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --no-deps -e .; \
+	fi
+	@touch $(READY)
+
+# What torch pulls in for itself (CUDA libraries, Triton) is pinned by torch and differs between platforms.
+lock: $(READY)
+	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(nvidia-|cuda-|triton|pip|setuptools|wheel)' > requirements.lock
+
+clean:
+	rm -rf $(VENV)

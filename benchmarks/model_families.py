@@ -1,0 +1,155 @@
+"""Which of timm's models `StagedModel` can take apart: builds the smallest model of every family and writes docs/models.md.
+
+    python benchmarks/model_families.py                  # all families: about ten minutes on one core
+    python benchmarks/model_families.py resnet swin_transformer --output /dev/stdout
+
+Weights are random, so nothing is downloaded. A family is a module of `timm.models`.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+from crossdistill.errors import UserError
+from crossdistill.staged import StagedModel
+
+LARGEST = 300_000_000  # parameters; a family with nothing smaller is left out and listed
+
+INTRODUCTION = """\
+# Models
+
+Any timm classifier can be a teacher or a student. This page shows the smallest model of every family (module) of timm,
+taken apart by `StagedModel` at its own image size. It is written by `benchmarks/model_families.py`; the last line says when
+to distrust it.
+
+- **Stages**: where each stage ends (module path) and the map there, channels@height x width, as (B, C, H, W).
+- **Layout**: the model's own layout at the stage ends; `NLC+2` are tokens with two class or register tokens in front.
+- **Mixing**: what mixes positions in each stage (A attention, C convolution or pooling, M an MLP over positions),
+  first to last. It is read from the operations that a run performs.
+- **Segments**: whether the model can be run from stage to stage, which some methods need. "exact" was checked in float64 against the
+  model's own forward, as it is for every model when it is built. Where it says why not, features and logits are there all the same.
+- **Dense logits**: whether the head can be applied at every position: "exact" where the mean over positions equals the
+  head's answer on the random image (relative difference below 1e-5), else that difference, or why there is no such form. Heads that
+  read a class token answer from another vector than the positions, so their difference says nothing; they are marked "class token".
+
+A model outside timm names its stage ends (`--student_stages layer2,layer3`, or `stage_ends=` in Python):
+
+```python
+from torchvision.models import resnet18
+from crossdistill import StagedModel
+
+model = StagedModel(resnet18(), stage_ends=["layer1", "layer2", "layer3", "layer4"])
+outputs = model(images)                      # images (B, 3, H, W) in [0, 1]
+[f.shape for f in outputs.features]          # (B, C_k, H_k, W_k) of each stage
+tail = model.run_from(3, outputs.features[2])  # the last stage and the head, on any map of that shape
+```
+"""
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    family: str
+    model: str
+    stages: str = ""
+    layout: str = ""
+    mixing: str = ""
+    segments: str = ""
+    dense: str = ""
+
+
+def smallest_model(family: str) -> tuple[str, int]:
+    """Name and number of parameters of the family's smallest model."""
+    sizes: list[tuple[int, str]] = []
+    for name in timm.list_models(module=family):
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        sizes.append((sum(p.numel() for p in model.parameters()), name))
+    parameters, name = min(sizes)
+    return name, parameters
+
+
+def describe(family: str, name: str) -> Row:
+    """Build a model and say what `StagedModel` makes of it."""
+    torch.manual_seed(0)
+    try:
+        model = StagedModel(timm.create_model(name)).eval()
+    except UserError as error:
+        return Row(family, name, segments=f"no stage features: {error}")
+    stages = model.stages
+    layouts = dict.fromkeys(s.layout + (f"+{s.prefix_tokens}" if s.prefix_tokens else "") for s in stages)
+    return Row(
+        family,
+        name,
+        stages="<br>".join(f"`{s.path}` {s.channels}@{s.size[0]}x{s.size[1]}" for s in stages),
+        layout=", ".join(layouts),
+        mixing=" ".join("".join(kind[0].upper() for kind in s.mixing) or "-" for s in stages),
+        segments=model.segments_refusal or "exact",
+        dense=dense_logits(model),
+    )
+
+
+@torch.no_grad()
+def dense_logits(model: StagedModel) -> str:
+    """How far the mean of the dense logits is from the head's answer."""
+    images = torch.rand(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
+    outputs = model(images)
+    try:
+        dense = model.dense_logits(outputs.final)
+    except UserError as error:
+        return str(error).partition(": ")[2]
+    own = outputs.head_logits["class"]
+    if not own.any():
+        return "head starts at zero"
+    gap = float((dense.mean((2, 3)) - own).abs().max() / own.abs().max())
+    if gap < 1e-5:
+        return "exact"
+    return "class token" if outputs.prefix[-1] is not None and gap > 0.1 else f"{gap:.1e}"
+
+
+def write_page(rows: list[Row], left_out: list[str], path: Path) -> None:
+    """Write docs/models.md."""
+    staged = [row for row in rows if row.stages]
+    exact = [row for row in staged if row.segments == "exact"]
+    lines = [
+        INTRODUCTION,
+        f"Of {len(rows)} families, {len(staged)} give stage features and {len(exact)} run in exact segments.",
+        *([f"Left out, because their smallest model is too large: {', '.join(left_out)}."] if left_out else []),
+        "",
+        "| family | model | stages | layout | mixing | segments | dense logits |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {r.family} | {r.model} | {r.stages} | {r.layout} | {r.mixing} | {r.segments} | {r.dense} |"
+            for r in rows
+        ),
+        "",
+        f"Written with timm {timm.__version__} and torch {torch.__version__}; other versions may differ.",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", help="modules of timm.models; default: all")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "models.md")
+    options = parser.parse_args()
+    rows, left_out = [], []
+    for family in options.families or timm.list_modules():
+        start = time.perf_counter()
+        name, parameters = smallest_model(family)
+        if parameters > LARGEST:
+            left_out.append(f"{name} ({parameters / 1e6:.0f} M)")
+            continue
+        rows.append(describe(family, name))
+        print(f"{family}: {name}: {rows[-1].segments} ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
+    write_page(rows, left_out, options.output)
+
+
+if __name__ == "__main__":
+    main()

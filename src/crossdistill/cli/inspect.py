@@ -1,0 +1,82 @@
+"""`crossdistill inspect`: a teacher and a student side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from crossdistill.cli.parsing import make_parser, parse
+from crossdistill.cli.saved import height_and_width
+from crossdistill.methods import METHODS
+
+if TYPE_CHECKING:
+    from crossdistill.staged import StagedModel
+
+
+def run(arguments: list[str]) -> None:
+    """Print the stages of both models, what is matched with what, and each method's cost or why it does not fit."""
+    parser = make_parser("inspect", "The stages of a teacher and a student, and what each method costs for the pair.")
+    parser.add_argument("TEACHER", type=str, help="a model's name, or a weights file or run folder of this program")
+    parser.add_argument("STUDENT", type=str, help="as TEACHER")
+    _add_role(parser, "teacher")
+    _add_role(parser, "student")
+    parser.add_argument(
+        "--num_classes", type=int | None, default=None, help="classes of the data; default: the teacher's"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int | list[int] | None,
+        default=None,
+        help="side in pixels, or height and width; default: each model's own",
+    )
+    parser.add_argument(
+        "--teacher_image_size",
+        type=int | list[int] | None,
+        default=None,
+        help="what the teacher sees; default: --image_size",
+    )
+    parser.add_argument(
+        "--stem_stride", type=int | None, default=None, help="total stride of the student's stem and first stage"
+    )
+    parser.add_argument("--methods", type=str, default=",".join(METHODS), help="comma-separated names or dotted paths")
+    options = parse(parser, arguments)
+
+    from rich.console import Console
+
+    from crossdistill.inspection import inspect_pair
+
+    teacher = _build(options, "teacher", options.num_classes, options.teacher_image_size or options.image_size)
+    classes = options.num_classes or teacher.num_classes or None
+    student = _build(options, "student", classes, options.image_size, stem_stride=options.stem_stride)
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    inspect_pair(teacher, student, methods).render(Console())
+
+
+def _add_role(parser: ArgumentParser, role: str) -> None:
+    parser.add_argument(f"--{role}_weights", type=str, default="none", help="`none`, `pretrained`, or a file")
+    parser.add_argument(
+        f"--{role}.kwargs", type=dict[str, Any], default={}, help="arguments of the model, such as img_size: 32"
+    )
+    parser.add_argument(
+        f"--{role}_stages", type=str | None, default=None, help="comma-separated module paths of the stage ends"
+    )
+
+
+def _build(
+    options: Namespace, role: str, num_classes: int | None, size: int | list[int] | None, stem_stride: int | None = None
+) -> "StagedModel":
+    from crossdistill.models import build_model
+    from crossdistill.options import ModelOptions
+
+    name, weights = options[role.upper()], options[f"{role}_weights"]
+    if Path(name).expanduser().exists():
+        name, weights = "", name
+    return build_model(
+        ModelOptions(name, options[f"{role}.kwargs"]),
+        weights=weights,
+        num_classes=num_classes,
+        image_size=height_and_width(size),
+        stage_ends=options[f"{role}_stages"],
+        stem_stride=stem_stride,
+        role=role,
+    )

@@ -1,0 +1,80 @@
+"""`crossdistill methods`: what there is, with references; of one method, its hyper-parameters."""
+
+import ast
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+from crossdistill.cli.parsing import make_parser, parse
+from crossdistill.methods import METHODS, hyperparameters, load_method
+
+_REFERENCE = re.compile(r"^(.+?\([^()]*arXiv [\d.]+[^()]*\))", re.DOTALL | re.MULTILINE)
+
+
+def run(arguments: list[str]) -> None:
+    """Print the list, or one method's equations and hyper-parameters."""
+    parser = make_parser("methods", "The distillation methods with their references.")
+    parser.add_argument(
+        "name", type=str | None, nargs="?", default=None, help="a method, or the dotted path of a Distiller, to explain"
+    )
+    options = parse(parser, arguments)
+    if options.name is None:
+        _list()
+    else:
+        _explain(options.name)
+
+
+def _list() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "what it does", "reference", box=box.SIMPLE)
+    for name, path in METHODS.items():
+        documentation = _module_documentation(path)
+        title, _, body = documentation.partition("\n\n")
+        reference = _REFERENCE.search(body)
+        table.add_row(name, _flow(title), _flow(reference[1]) if reference else "")
+    Console().print(table)
+    print("`crossdistill methods NAME` explains one and lists its hyper-parameters.")
+
+
+def _explain(name: str) -> None:
+    from docstring_parser import parse as parse_docstring
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    method = load_method(name)
+    module = inspect.getmodule(method)
+    descriptions = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(method) or "").params}
+    # Not through rich, which would wrap the equations.
+    print(inspect.getdoc(module) or "")
+    table = Table("hyper-parameter", "type", "default", "meaning", box=box.SIMPLE)
+    for parameter in hyperparameters(method).values():
+        cells = (
+            parameter.name,
+            inspect.formatannotation(parameter.annotation),
+            "(required)" if parameter.default is inspect.Parameter.empty else repr(parameter.default),
+            _flow(descriptions.get(parameter.name) or ""),
+        )
+        # As plain text: rich would take the brackets of list[int] for markup.
+        table.add_row(*map(Text, cells))
+    if table.row_count:
+        Console().print(table)
+        print(f"Set one with --method {name} --method.kwargs.NAME=VALUE.")
+    else:
+        print("\nIt has no hyper-parameters.")
+
+
+def _module_documentation(path: str) -> str:
+    """The docstring of the module at a method's dotted path, read from its source: importing it would import torch."""
+    spec = importlib.util.find_spec(path.rpartition(".")[0])
+    assert spec is not None and spec.origin is not None
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+
+
+def _flow(text: str) -> str:
+    return " ".join(text.split())

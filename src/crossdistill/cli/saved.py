@@ -1,0 +1,56 @@
+"""What `evaluate` and `predict` share: a saved model, at the size and on the device that the options name."""
+
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from crossdistill.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from crossdistill.staged import StagedModel
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    """The model, the size of its input and the device."""
+    parser.add_argument("model", type=str, help="run folder, or a weights file that this program wrote")
+    parser.add_argument(
+        "--image_size",
+        type=int | list[int] | None,
+        default=None,
+        help="side in pixels, or height and width; default: the model's own",
+    )
+    parser.add_argument("--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where it runs")
+
+
+def load(options: Namespace) -> "StagedModel":
+    """The model of the parsed options, in eval mode, on its device.
+
+    Raises:
+        UserError: no such file, a file that does not say what model it holds, a refused size, no such device.
+    """
+    from crossdistill.models import build_model
+    from crossdistill.options import ModelOptions, height_and_width
+    from crossdistill.weights import weights_file
+
+    model = build_model(
+        ModelOptions(),
+        weights=str(weights_file(options.model)),
+        num_classes=None,
+        image_size=height_and_width(options.image_size, "image_size"),
+    )
+    if model.num_classes == 0:
+        raise UserError(f"'{options.model}' holds a model without a classifier: give one that was trained on classes")
+    return model.eval().to(_device(options.accelerator))
+
+
+def _device(accelerator: str) -> "torch.device":
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator == "cpu" or (accelerator == "auto" and found is None):
+        return torch.device("cpu")
+    if found is None or accelerator not in ("auto", found.type):
+        raise UserError(f"--accelerator {accelerator}: this machine has {found.type if found else 'cpu'} only")
+    return found

@@ -1,0 +1,59 @@
+"""Image folders: one folder per split, one folder per class in each."""
+
+from pathlib import Path
+
+import torch
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from crossdistill.data.soundness import sound_files
+from crossdistill.data.sources import FileSource
+from crossdistill.errors import UserError
+
+
+def read_folder(root: Path, on_bad_image: str) -> tuple[list[str], FileSource, FileSource, int]:
+    """Read `train/` and `val/` (or `test/` where there is no `val/`).
+
+    Args:
+        root: the folder that holds them.
+        on_bad_image: `stop` or `skip`.
+
+    Returns:
+        Class names, training and validation images, and the number of files that were skipped.
+
+    Raises:
+        UserError: a split is missing or empty, the classes differ, or a file cannot be decoded.
+    """
+    train = root / "train"
+    validation = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    if not train.is_dir() or validation is None:
+        missing = "train/" if not train.is_dir() else "val/ (or test/)"
+        raise UserError(
+            f"{root} has no {missing}: --data wants a folder with train/ and val/, one folder per class in each"
+        )
+    classes = _classes(train)
+    only_one = sorted(set(classes) ^ set(_classes(validation)))
+    if only_one:
+        more = f" and {len(only_one) - 1} more" if len(only_one) > 1 else ""
+        present, absent = (train, validation) if only_one[0] in classes else (validation, train)
+        raise UserError(f"the splits have different classes: '{only_one[0]}'{more}, in {present}, not in {absent}")
+    train_source, train_skipped = _split(train, classes, on_bad_image)
+    validation_source, validation_skipped = _split(validation, classes, on_bad_image)
+    return classes, train_source, validation_source, train_skipped + validation_skipped
+
+
+def _classes(split: Path) -> list[str]:
+    classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise UserError(f"{split} has no class folders: put the images of each class into a folder of its own")
+    return classes
+
+
+def _split(split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSource, int]:
+    numbers = {name: number for number, name in enumerate(classes)}
+    samples = make_dataset(str(split), numbers, IMG_EXTENSIONS, allow_empty=True)
+    samples, skipped = sound_files(samples, on_bad_image)
+    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+    empty = next((name for name, number in numbers.items() if number not in set(labels.tolist())), None)
+    if empty is not None:
+        raise UserError(f"{split / empty} has no image ({' '.join(IMG_EXTENSIONS)}): add some or remove the class")
+    return FileSource([path for path, _ in samples], labels), skipped

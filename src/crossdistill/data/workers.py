@@ -1,0 +1,70 @@
+"""Decoding in worker processes: what PyTorch's DataLoader needs for images that are not kept in memory."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+from crossdistill.data import draws
+from crossdistill.data.images import fit
+from crossdistill.data.sources import ImageSource
+from crossdistill.data.transforms import TrainTransform
+
+# Epoch, position in the source, repetition.
+View = tuple[int, int, int]
+
+
+class AugmentedViews(Dataset):
+    """Augmented images: item (epoch, index, repetition) is (3, H, W) uint8, a function of those and the data seed."""
+
+    def __init__(self, source: ImageSource, transform: TrainTransform, data_seed: int) -> None:
+        self.source = source
+        self.transform = transform
+        self.data_seed = data_seed
+
+    def __getitem__(self, view: View) -> Tensor:
+        epoch, index, repetition = view
+        seed = draws.seed_of(draws.TRANSFORM, self.data_seed, epoch, index, repetition)
+        return self.transform(self.source.read(index), seed)
+
+
+class FittedImages(Dataset):
+    """Images as for evaluation: item `index` is (3, H, W) uint8."""
+
+    def __init__(self, source: ImageSource, size: tuple[int, int], crop_fraction: float) -> None:
+        self.source = source
+        self.size = size
+        self.crop_fraction = crop_fraction
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return pil_to_tensor(fit(self.source.read(index), self.size, self.crop_fraction))
+
+
+class BatchPlan:
+    """A batch sampler whose batches are set before each pass, so that the workers live on from epoch to epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list] = []
+
+    def __iter__(self) -> Iterator[list]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch.device) -> DataLoader:
+    """A loader of (B, 3, H, W) uint8 batches; it takes no number from the global random generators."""
+    return DataLoader(
+        dataset,
+        batch_sampler=plan,  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,119 @@
+"""The whole story in minutes on a CPU: a Vision Transformer taught to a small CNN, on images inside the package.
+
+The teacher's weights ship with the package; `recipes/quickstart_teacher.yaml` made them. The student sees 4,000 images
+of Fashion-MNIST and is judged on all 10,000 validation images.
+"""
+
+import time
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
+
+DEFAULT_METHODS = ("scratch", "kd", "ofa")
+_TIMED_STEPS = 3
+
+
+def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", seed: int = 0) -> list[dict[str, Any]]:
+    """Train the student with each method and compare.
+
+    A method that was run already is not run again: its result is read from its folder; one that was interrupted goes on.
+
+    Args:
+        methods: names of methods; default: `DEFAULT_METHODS`.
+        output: each method's run folder is made in this one.
+        seed: of everything random.
+
+    Returns:
+        The summary of each run, in order.
+    """
+    from crossdistill.train import run as train
+
+    console = Console()
+    names = list(methods or DEFAULT_METHODS)
+    with as_file(files("crossdistill") / "assets" / "fashion_vit.safetensors") as teacher:
+        recipes = [recipe(name, str(teacher), f"{output}/{name}", seed) for name in names]
+        seconds = sum(map(_estimate, recipes))
+        console.print(f"{len(names)} runs: {', '.join(names)}; about {max(1, round(seconds / 60))} min on this machine")
+        summaries = []
+        for name, options in zip(names, recipes, strict=True):
+            console.rule(name)
+            options.resume = (Path(options.output) / "recipe.yaml").exists()
+            summaries.append(train(options, console))
+    console.print(_table(summaries, output))
+    return summaries
+
+
+def recipe(method: str, teacher: str, output: str, seed: int) -> TrainingOptions:
+    """The quickstart's recipe: the same for every method but for the method itself.
+
+    Args:
+        method: its name.
+        teacher: file with the teacher's weights.
+        output: run folder.
+        seed: of everything random.
+    """
+    # The authors of OFA weight its stages so on small images.
+    kwargs: dict[str, dict[str, Any]] = {"ofa": {"stage_weight": 0.1}}
+    return TrainingOptions(
+        output=output,
+        data="fashion-mini",
+        student=ModelOptions("test_resnet"),
+        teacher_weights=teacher,
+        method=MethodOptions(method, kwargs.get(method, {})),
+        epochs=6,
+        learning_rate=2e-3,
+        crop="shifted",
+        seed=seed,
+        evaluate_every=2,
+        log_every=31,
+    )
+
+
+def _estimate(options: TrainingOptions) -> float:
+    """Seconds that a run will take here: a few steps, timed, times the number of steps."""
+    import torch
+
+    from crossdistill.data import open_data
+    from crossdistill.methods import build_distiller
+    from crossdistill.train.training import build_models
+
+    data = open_data(options.data)
+    student, teacher = build_models(options, data)
+    distiller = build_distiller(options.method, student, teacher, train_size=len(data.train)).train()
+    images = torch.rand(options.batch_size, 3, *student.image_size)
+    labels = torch.randint(len(data.classes), (options.batch_size,))
+    for step in range(_TIMED_STEPS + 1):
+        if step == 1:
+            started = time.perf_counter()
+        terms = distiller(images, labels, indices=torch.arange(options.batch_size))
+        torch.stack(list(terms.values())).sum().backward()
+    steps = options.epochs * (len(data.train) // options.batch_size)
+    return (time.perf_counter() - started) / _TIMED_STEPS * steps
+
+
+def _table(summaries: list[dict[str, Any]], output: str) -> Table:
+    first = summaries[0]
+    table = Table(
+        title=f"{first['student']} ({first['student_params'] / 1e6:.2f} M parameters) on {first['data']}; "
+        f"teacher {first['teacher']}, {first['teacher_top1']:.2f} %",
+        caption=f"each run's student, metrics and recipe: {output}/METHOD/",
+    )
+    for column in ("method", "top-1 %", "gain", "agrees with teacher %", "extra parameters", "seconds"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    scratch = next((summary["top1"] for summary in summaries if summary["method"] == "scratch"), None)
+    for summary in summaries:
+        table.add_row(
+            summary["method"],
+            f"{summary['top1']:.2f}",
+            f"{summary['top1'] - scratch:+.2f}" if scratch is not None and summary["method"] != "scratch" else "",
+            f"{summary['teacher_agreement']:.2f}",
+            f"{summary['extra_params']:,}",
+            f"{summary['seconds']:.0f}",
+        )
+    return table

@@ -1,0 +1,354 @@
+"""`StagedModel`: one way to look at every image classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crossdistill.errors import UserError
+from crossdistill.staged.head import apply_at_every_position
+from crossdistill.staged.layout import from_map, to_map
+from crossdistill.staged.plan import Plan, Stage, run_steps
+from crossdistill.staged.probe import probe
+from crossdistill.staged.taps import Entered, Gate, InputTap, OutputTap, Recorder
+
+
+@dataclass
+class Outputs:
+    """What a model says of a batch.
+
+    Args:
+        logits: (B, K), the model's own answer; (B, 0) for a model without a head.
+        head_logits: (B, K) of each head: "class", and "distillation" where there is one (timm averages the two). Empty
+            without a head.
+        features: (B, C_k, H_k, W_k) of each stage that was run, as the stage ends.
+        prefix: class and register tokens (B, P, C_k) of each of these stages, or None.
+        final: (B, D, H, W), what is pooled: behind the last norm or convolution, patch positions only.
+        pooled: (B, D) what the classifier layer reads; without a head, what the model returns.
+    """
+
+    logits: Tensor
+    head_logits: dict[str, Tensor]
+    features: list[Tensor]
+    prefix: list[Tensor | None]
+    final: Tensor
+    pooled: Tensor
+
+
+class StagedModel(nn.Module):
+    """An image classifier seen as stem -> stages -> head.
+
+    `forward` runs the model's own forward and takes the features from it, as (B, C, H, W) whatever the model's layout.
+    `enter`, `run_stage`, `run_head` and `run_from` run the model in segments, so that another model's features can go
+    through its last stages, or something can be changed at the entry of a stage. A boundary between stages is a map
+    and, for models with class or register tokens, these tokens beside it. Stage k+1 is entered by what stage k ends
+    with: in ConvNeXt and Swin, the map before the downsampling.
+
+    Segments are checked when the model is built: in float64, on a random image, against its own forward. A model that
+    fails (blocks that take rotary embeddings or grid sizes, class attention behind the stages) still gives features;
+    asking it for segments raises the reason.
+
+    Stages are the last four levels of timm's `feature_info` (fewer where it has fewer); a network whose levels share
+    one resolution is cut in `stage_proportion`. Other modules name their stage ends.
+
+    Args:
+        model: a timm model, or any module whose forward takes (B, 3, H, W) and returns (B, K).
+        name: for messages; default: timm's name, or the name of the class.
+        mean: of the images in [0, 1], per channel; default: the model's `pretrained_cfg`, else no normalisation.
+        std: as `mean`.
+        image_size: side in pixels, or (height, width), that the model is run at; default: the model's own.
+        stage_ends: module paths of the stage ends, for a model without `feature_info` or to cut it elsewhere.
+        stage_proportion: how the blocks of an isotropic network are dealt out to stages.
+
+    Attributes:
+        model: the module itself, untouched.
+        num_classes: K; 0 for a model without a head.
+        pooled_size: D of `Outputs.pooled`.
+        heads: names of the classifier layers: ("class",) or ("class", "distillation"); () without a head.
+        stages: the stages, first to last.
+
+    Raises:
+        UserError: the stages are not known, the model refuses the image size, or it gives no feature maps.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str = "",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        image_size: tuple[int, int] | int | None = None,
+        stage_ends: Sequence[str] | None = None,
+        stage_proportion: Sequence[int] = (1, 1, 3, 1),
+    ) -> None:
+        super().__init__()
+        config = _pretrained_config(model)
+        self.model = model
+        self.name = name or config.get("architecture") or type(model).__name__
+        self.image_size = _size(image_size) if image_size is not None else _own_image_size(model, config)
+        self._plan: Plan = probe(model, self.name, self.image_size, stage_ends, stage_proportion)
+        self.num_classes = self._plan.num_classes
+        # Not persistent: a state dict holds the model's own weights and nothing else.
+        for key, given in (("mean", mean), ("std", std)):
+            values = config.get(key, 0.0 if key == "mean" else 1.0) if given is None else given
+            statistics = torch.as_tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1).expand(1, 3, 1, 1)
+            self.register_buffer(key, statistics.clone(), persistent=False)
+        self._recorder = Recorder()
+        self.attach_hooks()
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages, first to last."""
+        return self._plan.stages
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the classifier layers."""
+        return tuple(self._plan.classifiers)
+
+    @property
+    def pooled_size(self) -> int:
+        """D of `Outputs.pooled`."""
+        return self._plan.pooled_size
+
+    @property
+    def exact_segments(self) -> bool:
+        """Whether the model can be run in segments."""
+        return not self._plan.refusal
+
+    @property
+    def segments_refusal(self) -> str:
+        """Why the model cannot be run in segments; "" if it can."""
+        return self._plan.refusal
+
+    def require_segments(self, what: str) -> None:
+        """Refuse a model that cannot be run in segments.
+
+        Args:
+            what: what needs it, as the subject of a sentence ("FBT", "the prompt of PAT").
+
+        Raises:
+            UserError: with the model's name and the reason.
+        """
+        if self._plan.refusal:
+            raise UserError(
+                f"{what} runs a model in segments and {self.name} cannot be run so: {self._plan.refusal}; "
+                f"choose another model, or a method that reads features or logits only"
+            )
+
+    def attach_hooks(self) -> None:
+        """Hook the modules that features are taken from; again after modules of `model` were replaced."""
+        taps: list[tuple[str, Any]] = [
+            (stage.path, OutputTap(self._recorder, k)) for k, stage in enumerate(self.stages)
+        ]
+        taps.append((self._plan.final_path, OutputTap(self._recorder, "final")))
+        for head, path in self._plan.classifiers.items():
+            taps += [(path, OutputTap(self._recorder, head)), (path, InputTap(self._recorder, f"{head} input"))]
+        taps.append((self._plan.first_unit, Gate(self._recorder)))
+        for handle in self._recorder.handles:
+            handle.remove()
+        self._recorder.handles = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
+        self._recorder.copied = {k for k, stage in enumerate(self.stages) if stage.path in self._plan.overwritten}
+        if self._plan.final_path in self._plan.overwritten:
+            self._recorder.copied.add("final")
+
+    def prepare_images(self, images: Tensor) -> Tensor:
+        """Resize images in [0, 1] to the model's size, where they differ, and normalise them for it."""
+        if images.shape[2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bilinear", antialias=True, align_corners=False)
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Run the model.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], of any size.
+        """
+        with self._recorder:
+            answer = self.model(self.prepare_images(images))
+        record = self._recorder.take()
+        boundaries = [to_map(record[k], grid) for k, grid in enumerate(self._plan.boundaries[1:])]
+        return self._outputs(answer, record, boundaries)
+
+    def enter(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Run the stem: what enters stage 0.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            The map (B, C, H, W) and the class and register tokens (B, P, C), or None where there are none.
+        """
+        self.require_segments("entering the first stage")
+        self._recorder.stop_at_gate = True
+        try:
+            self.model(self.prepare_images(images))
+        except Entered as entered:
+            return to_map(entered.tensor, self._plan.boundaries[0])
+        finally:
+            self._recorder.stop_at_gate = False
+        raise AssertionError(f"{self.name} did not call {self._plan.first_unit}")
+
+    def run_stage(self, k: int, feature: Tensor, prefix: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Run one stage.
+
+        Args:
+            k: which; negative counts from the last.
+            feature: what enters it, (B, entry_channels, *entry_size) of `stages[k]`.
+            prefix: the tokens that enter it, (B, P, entry_channels), for a model that has such tokens.
+
+        Returns:
+            What enters the next stage or, after the last, the head: as from `enter`.
+
+        Raises:
+            UserError: the model cannot be run in segments.
+            ValueError: the tensors do not fit the stage.
+        """
+        self.require_segments("running a stage")
+        before, after = self._plan.boundaries[:-1][k], self._plan.boundaries[1:][k]
+        return to_map(run_steps(self.model, self._plan.segments[k], from_map(feature, prefix, before)), after)
+
+    def run_head(self, feature: Tensor, prefix: Tensor | None = None) -> Outputs:
+        """Run what follows the last stage.
+
+        Args:
+            feature: what the last stage ends with, (B, channels, *size) of `stages[-1]`.
+            prefix: the tokens beside it, (B, P, channels).
+
+        Returns:
+            The outputs; `features` and `prefix` are empty, as no stage was run.
+        """
+        self.require_segments("running the head")
+        x = from_map(feature, prefix, self._plan.boundaries[-1])
+        with self._recorder:
+            if self._plan.final_path == self.stages[-1].path:
+                self._recorder.put("final", x)
+            answer = run_steps(self.model, self._plan.tail, x)
+            if self._plan.own_head:
+                answer = self.model.forward_head(answer)
+        return self._outputs(answer, self._recorder.take(), [])
+
+    def run_from(self, k: int, feature: Tensor, prefix: Tensor | None = None) -> Outputs:
+        """Run the rest of the model from the entry of a stage.
+
+        Args:
+            k: the stage that `feature` enters; `len(stages)` is the head.
+            feature: as for `run_stage`.
+            prefix: as for `run_stage`.
+
+        Returns:
+            The outputs; `features` and `prefix` hold the stages that were run.
+        """
+        ended: list[tuple[Tensor, Tensor | None]] = []
+        for stage in range(k, len(self.stages)):
+            feature, prefix = self.run_stage(stage, feature, prefix)
+            ended.append((feature, prefix))
+        outputs = self.run_head(feature, prefix)
+        outputs.features = [feature for feature, _ in ended]
+        outputs.prefix = [prefix for _, prefix in ended]
+        return outputs
+
+    def require_dense_logits(self, what: str) -> None:
+        """Refuse a model whose head cannot be applied at every position: `what` as for `require_segments`.
+
+        Raises:
+            UserError: with the model's name and the reason.
+        """
+        if self._plan.dense_refusal:
+            raise UserError(
+                f"{what} needs a head for every position and {self.name} has none: {self._plan.dense_refusal}"
+            )
+
+    def dense_logits(self, final: Tensor, head: str = "class") -> Tensor:
+        """Apply a head to every position of the final map.
+
+        Where the head is linear behind the pooling, the mean over positions equals the head's answer to the average-pooled map.
+        That holds behind a norm too (ConvNeXt), which takes its statistics from the mean vector, and a batch norm
+        in training mode takes those of the batch of mean vectors without updating its running statistics. Layers that
+        are not linear behind the pooling (MobileNetV3's hidden layer) have no such form: they are applied at every position.
+
+        Args:
+            final: (B, D, H, W) as in `Outputs.final`, at any resolution.
+            head: one of `heads`.
+
+        Returns:
+            (B, K, H, W).
+
+        Raises:
+            UserError: the model has no head, or pools by attention or with other parameters of its own.
+        """
+        self.require_dense_logits("dense logits")
+        return apply_at_every_position(self.model, self._plan.head_chains[head], final)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the model wants no weight decay on, as they are called here."""
+        own = getattr(self.model, "no_weight_decay", None)
+        return {f"model.{name}" for name in own()} if own is not None else set()
+
+    @torch.no_grad()
+    def select_classes(self, indices: Sequence[int]) -> None:
+        """Keep only these outputs of every head, in this order.
+
+        Args:
+            indices: outputs to keep, for example the 200 of ImageNet's 1000 that a data set uses.
+
+        Raises:
+            UserError: the model has no head, or not so many outputs.
+        """
+        if not self.heads:
+            raise UserError(f"{self.name} has no head, so no classes can be chosen from it")
+        wrong = [index for index in indices if not 0 <= index < self.num_classes]
+        if wrong:
+            raise UserError(f"{self.name} has no output {wrong[0]}: its outputs are 0 to {self.num_classes - 1}")
+        for path in self._plan.classifiers.values():
+            layer = self.model.get_submodule(path)
+            layer.weight = nn.Parameter(layer.weight[list(indices)], layer.weight.requires_grad)
+            if layer.bias is not None:
+                layer.bias = nn.Parameter(layer.bias[list(indices)], layer.bias.requires_grad)
+            setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(indices))
+        self.num_classes = len(indices)
+        if hasattr(self.model, "num_classes"):
+            self.model.num_classes = len(indices)
+
+    def _outputs(self, answer: Tensor, record: dict[Any, Tensor], ended: list[tuple[Tensor, Tensor | None]]) -> Outputs:
+        head_logits = {head: record[head].flatten(1) for head in self.heads}
+        return Outputs(
+            logits=answer if self.heads else answer.new_zeros(len(answer), 0),
+            head_logits=head_logits,
+            features=[feature for feature, _ in ended],
+            prefix=[prefix for _, prefix in ended],
+            final=to_map(record["final"], self._plan.final)[0],
+            pooled=record["class input"].flatten(1) if self.heads else answer,
+        )
+
+    def extra_repr(self) -> str:
+        stages = ", ".join(f"{s.path} {s.channels}@{s.size[0]}x{s.size[1]}" for s in self.stages)
+        return f"name={self.name}, image_size={self.image_size}, stages=[{stages}]"
+
+
+def _pretrained_config(model: nn.Module) -> dict[str, Any]:
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    return config if isinstance(config, dict) else vars(config)
+
+
+def _size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, width = image_size
+    return height, width
+
+
+def _own_image_size(model: nn.Module, config: dict[str, Any]) -> tuple[int, int]:
+    """What the patch embedding was built for, else what the pretrained weights were trained at, else 224."""
+    for module in model.modules():
+        size = getattr(module, "img_size", None)
+        if isinstance(size, int | tuple):
+            return _size(size)
+    return _size(tuple(config["input_size"][1:]) if "input_size" in config else 224)

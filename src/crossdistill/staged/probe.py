@@ -1,0 +1,246 @@
+"""Find out how a classifier is built: one traced run of a copy in float64, and a check that segments add up to it.
+
+From the calls of the model's units follow the stages, the map that is pooled, the chain of modules that makes up each
+stage, and whether the calls form a chain at all: a unit that takes further arguments (rotary embeddings, grid sizes) or
+a forward that computes something between two units cannot be run in segments, and the reason is kept.
+"""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossdistill.errors import UserError
+from crossdistill.staged.head import describe_head
+from crossdistill.staged.layout import Grid, find_glue, from_map, possible_grids, to_map
+from crossdistill.staged.mixing import mixing_kinds
+from crossdistill.staged.plan import Plan, Stage, Step, run_steps
+from crossdistill.staged.trace import Call, Trace, trace_run
+
+# Largest relative difference, in float64, between a run in segments and the model's own forward. An attention that lost
+# its rotary embedding behind a LayerScale of 1e-5 differs by 1e-8, and that must not pass.
+TOLERANCE = 1e-9
+
+
+def probe(
+    model: nn.Module,
+    name: str,
+    image_size: tuple[int, int],
+    stage_ends: Sequence[str] | None,
+    proportion: Sequence[int],
+) -> Plan:
+    """Trace a copy of the model in float64 and describe it.
+
+    The model itself, its buffers, its mode and the random state are left alone.
+
+    Raises:
+        UserError: the model refuses the image size, or its stages give no feature maps.
+    """
+    model = copy.deepcopy(model).eval().to(torch.float64)
+    levels = stage_levels(model, name, stage_ends, proportion)
+    classifiers = classifier_layers(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    image = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    plan = Plan()
+    with torch.no_grad():
+        trace = trace_run(model, name, image, [*(level["module"] for level in levels), *classifiers.values()])
+        ends = _describe_stages(plan, trace, name, levels, image_size)
+        describe_head(plan, trace, classifiers, ends[-1])
+        plan.refusal = _find_segments(plan, trace, ends) or _check_segments(plan, trace, model, ends)
+    return plan
+
+
+def stage_levels(
+    model: nn.Module, name: str, stage_ends: Sequence[str] | None, proportion: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The levels that end a stage, as timm's `feature_info` has them; before them the one where stage 0 begins, if any.
+
+    The first entry has `module` "" where stage 0 begins with its own container.
+    """
+    paths = {path for path, _ in model.named_modules()}
+    if stage_ends is not None:
+        missing = [path for path in stage_ends if path not in paths]
+        if missing or not stage_ends:
+            raise UserError(f"{name} has no module '{', '.join(missing)}' to end a stage: see its named_modules()")
+        return [{"module": ""}, *({"module": path} for path in stage_ends)]
+    levels = [level for level in getattr(model, "feature_info", None) or [] if level.get("module") in paths]
+    if not levels:
+        raise UserError(
+            f"{name} does not say where its stages end: name them (--student_stages or --teacher_stages layer2,layer3)"
+        )
+    if len({level["reduction"] for level in levels}) == 1:
+        return [{"module": ""}, *(levels[i] for i in cut_isotropic(len(levels), proportion))]
+    return [{"module": ""}, *levels] if len(levels) <= 4 else levels[-5:]
+
+
+def cut_isotropic(depth: int, proportion: Sequence[int]) -> list[int]:
+    """Indices of the blocks that end the stages of a network whose blocks are all alike.
+
+    >>> cut_isotropic(12, (1, 1, 3, 1))
+    [1, 3, 9, 11]
+    """
+    count = min(depth, len(proportion))
+    ends = [0]
+    for k in range(1, count):
+        ideal = round(depth * sum(proportion[:k]) / sum(proportion))
+        # At least one block for this stage and for each that follows.
+        ends.append(max(ends[-1] + 1, min(ideal, depth - (count - k))))
+    return [end - 1 for end in (*ends[1:], depth)]
+
+
+def classifier_layers(model: nn.Module) -> dict[str, str]:
+    """Name of a head -> path of its linear layer or 1x1 convolution; empty for a model without a head."""
+    layers = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if hasattr(model, "get_classifier"):
+        found = model.get_classifier()
+        inside = {id(m) for head in (found if isinstance(found, tuple) else (found,)) for m in head.modules()}
+        paths = [path for path, m in layers if id(m) in inside and len(m.weight) == model.num_classes]
+    else:
+        # The last layer is the classifier; `describe_head` drops it if the logits are not its output.
+        paths = [path for path, _ in layers[-1:]]
+    if len(paths) == 2 and "dist" in paths[1]:
+        return {"class": paths[0], "distillation": paths[1]}
+    return {"class": paths[0]} if len(paths) == 1 else {}
+
+
+def _describe_stages(
+    plan: Plan, trace: Trace, name: str, levels: list[dict[str, Any]], image_size: tuple[int, int]
+) -> list[int]:
+    """Fill in stages and boundaries; return the index of the call before stage 0 and of the call that ends each stage."""
+    positions: list[int] = []
+    for level in levels[1:]:
+        index = trace.last_call(level["module"])
+        if index is None or trace.calls[index].output is None:
+            how = "is not called" if index is None else "returns no tensor"
+            raise UserError(f"{name} gives no feature map: its stage '{level['module']}' {how} in its forward")
+        positions.append(index)
+    if positions != sorted(set(positions)):
+        raise UserError(
+            f"{name} does not run its stages in the order {', '.join(level['module'] for level in levels[1:])}"
+        )
+    begin = _first_call(trace, levels[0]["module"], levels[1]["module"])
+    ends = [begin - 1, *positions]
+    ending = [trace.calls[index] for index in positions]
+    plan.first_unit = trace.calls[begin].path
+    plan.boundaries = _read_grids(trace.calls[begin].input, ending, levels[1:], image_size, name)
+    for k, (start, end) in enumerate(pairwise(ends)):
+        before, after = plan.boundaries[k : k + 2]
+        operations = set().union(*(call.operations for call in trace.calls[start + 1 : end + 1]))
+        plan.stages.append(
+            Stage(
+                path=ending[k].path,
+                channels=after.channels,
+                size=after.size,
+                entry_channels=before.channels,
+                entry_size=before.size,
+                layout=after.layout,
+                prefix_tokens=after.prefix_tokens,
+                mixing=mixing_kinds(operations, before, after),
+            )
+        )
+    plan.overwritten = {c.path for c in trace.calls if c.output is not None and c.output._version != c.version}
+    return ends
+
+
+def _first_call(trace: Trace, former: str, end: str) -> int:
+    """Index of the call that begins stage 0.
+
+    It follows the level before it where both lie in one container (`blocks.0`, `blocks.1`); otherwise the stage is as
+    much of its own container as is called before its end: all first blocks of a transformer, and a stage module that
+    stands for itself (`layer1`) alone, with what timm calls before it in the stem.
+    """
+    container = end.rpartition(".")[0]
+    index = trace.last_call(former) if former and former.rpartition(".")[0] == container else None
+    if index is not None:
+        return index + 1
+    inside = f"{container}." if container else end
+    return next(i for i, call in enumerate(trace.calls) if call.path.startswith(inside))
+
+
+def _read_grids(
+    entry: Tensor | None, ending: list[Call], levels: list[dict[str, Any]], image_size: tuple[int, int], name: str
+) -> list[Grid]:
+    """Native layouts of what enters stage 0 and of what each stage ends with."""
+    options = [
+        possible_grids(tuple(call.output.shape), image_size, level.get("num_chs"), level.get("reduction"))
+        for call, level in zip(ending, levels, strict=True)
+        if call.output is not None
+    ]
+    for call, found in zip(ending, options, strict=True):
+        if not found:
+            raise UserError(f"{name} gives no feature map: its stage '{call.path}' ends with {_shape(call.output)}")
+    same_length = entry is not None and entry.ndim == 3 and entry.shape[1] == ending[0].output.shape[1]
+    if same_length:
+        options.insert(0, [Grid("NLC", entry.shape[2], options[0][0].size, options[0][0].prefix_tokens)])
+    else:
+        options.insert(0, [] if entry is None else possible_grids(tuple(entry.shape), image_size))
+    if not options[0]:
+        raise UserError(f"{name} gives no feature map: its first stage is entered with {_shape(entry)}")
+    # Where the numbers allow two layouts, the model's other stages tell which one is meant.
+    certain = [found[0].layout for found in options if len(found) == 1]
+    return [next((grid for grid in found if grid.layout in certain), found[0]) for found in options]
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "no tensor" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
+
+
+def _find_segments(plan: Plan, trace: Trace, ends: list[int]) -> str:
+    """Fill in the steps of every stage and of the tail, or say why the calls are no chain."""
+    plan.own_head = trace.split is not None
+    stop = len(trace.calls) if trace.split is None else trace.split
+    target = trace.output if trace.split is None else trace.features
+    if not isinstance(target, Tensor):
+        return "its forward_features returns no tensor"
+    previous: Tensor | None = trace.calls[ends[0] + 1].input
+    steps: list[Step] = []
+    for call in trace.calls[ends[0] + 1 : stop]:
+        if call.further_arguments:
+            return f"'{call.path}' is called with further arguments ({call.further_arguments})"
+        if call.input is None or call.output is None:
+            return f"'{call.path}' does not take and return one tensor"
+        step = _connect(previous, call.input, call.path)
+        if step is None:
+            return f"its forward computes something before '{call.path}' that is no module"
+        steps.append(step)
+        previous = call.output
+    last = _connect(previous, target, "")
+    if last is None:
+        return "its forward computes something after its last module that is no module"
+    if last.glue is not None:
+        steps.append(last)
+    bounds = [end - ends[0] for end in ends]
+    plan.segments = [steps[a:b] for a, b in pairwise(bounds)]
+    plan.tail = steps[bounds[-1] :]
+    return ""
+
+
+def _connect(before: Tensor | None, after: Tensor, path: str) -> Step | None:
+    if before is after:
+        return Step(path)
+    glue = None if before is None else find_glue(before, after)
+    return None if glue is None else Step(path, glue, tuple(after.shape[1:]))
+
+
+def _check_segments(plan: Plan, trace: Trace, model: nn.Module, ends: list[int]) -> str:
+    """Run the copy in segments, through (B, C, H, W) at every boundary, against what its own forward gave."""
+    x = trace.calls[ends[0] + 1].input
+    assert x is not None
+    for k, steps in enumerate(plan.segments):
+        x = from_map(*to_map(x, plan.boundaries[k]), plan.boundaries[k])
+        x = run_steps(model, steps, x)
+    x = from_map(*to_map(x, plan.boundaries[-1]), plan.boundaries[-1])
+    x = run_steps(model, plan.tail, x)
+    own = trace.output if trace.split is None else trace.features
+    assert isinstance(own, Tensor)
+    error = float((x - own).abs().max() / own.abs().max().clamp_min(torch.finfo(own.dtype).tiny))
+    if not error <= TOLERANCE:
+        return f"running it in segments differs from its own forward (relative error {error:.1e} in float64)"
+    if plan.own_head:
+        logits = model.forward_head(x)  # type: ignore[operator]
+        if not torch.allclose(logits, trace.output, rtol=TOLERANCE, atol=TOLERANCE):
+            return "its forward does more than forward_head(forward_features(x))"
+    return ""

@@ -1,0 +1,111 @@
+"""The verbs that only show what there is: `methods`, `models`; and what `quickstart` passes on."""
+
+import inspect
+import sys
+
+import pytest
+
+import crossdistill.quickstart
+from crossdistill.cli import main
+from crossdistill.methods import METHODS, hyperparameters, load_method
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rich wraps tables to the terminal, and wrapped text is not found again.
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+def test_methods_lists_all_with_references(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for name in METHODS:
+        assert name in rows
+        assert name == "scratch" or "arXiv " in rows[name]
+    assert "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015, arXiv 1503.02531)" in rows["kd"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    method = load_method(name)
+    title = (sys.modules[method.__module__].__doc__ or "").splitlines()[0]
+    assert lines[0] == title
+    for parameter in hyperparameters(method).values():
+        row = next(line for line in lines if line.split()[:1] == [parameter.name])
+        kind, default = inspect.formatannotation(parameter.annotation), repr(parameter.default)
+        meaning = row.removeprefix(f"  {parameter.name}").strip().removeprefix(kind).strip().removeprefix(default)
+        assert row.split() == [parameter.name, *kind.split(), *default.split(), *meaning.split()]
+        assert len(meaning.split()) >= 3
+
+
+def test_hyperparameters_of_kd(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "crossdistill.methods.kd.KD"]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["temperature"])
+    assert row.split()[1:3] == ["float", "4.0"]
+    assert "softens both distributions" in row
+    assert "--method.kwargs.NAME=VALUE" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("kdd", "unknown method 'kdd'; did you mean 'kd'?"), ("os.path.join", "'os.path.join' is not a Distiller")],
+)
+def test_unknown_method(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", name]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_models_by_part_of_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--filter", "resnet10"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert all("resnet10" in name for name in rows)
+    # 5.44 million parameters with 1000 classes, trained at 176 pixels.
+    assert rows["resnet10t"].split()[1:5] == ["5.44", "M", "176", "px"]
+    assert "weights " in rows["resnet10t"]
+
+
+def test_models_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--filter", "vit_*_224", "--pretrained"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert "vit_small_patch16_224" in names
+    assert len(names) == len(set(names))
+    assert all(name.startswith("vit_") and name.endswith("_224") for name in names)
+
+
+def test_no_model_matches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--filter", "resnet18z"]) == 2
+    assert capsys.readouterr().err == "crossdistill: no model of timm matches 'resnet18z'; did you mean 'resnet18'?\n"
+
+
+@pytest.fixture
+def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """The calls that reach `crossdistill.quickstart.run`."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(crossdistill.quickstart, "run", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        ([], (["scratch", "kd", "ofa"], "runs/quickstart", 0)),
+        (["--methods", "kd, ofa", "--seed", "3", "--output", "out"], (["kd", "ofa"], "out", 3)),
+        (["--methods", "all"], (list(METHODS), "runs/quickstart", 0)),
+    ],
+)
+def test_quickstart(arguments: list[str], call: tuple, quickstart: list[tuple]) -> None:
+    assert main(["quickstart", *arguments]) == 0
+    assert quickstart == [call]
+
+
+def test_quickstart_refuses_an_unknown_method(quickstart: list[tuple], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart", "--methods", "kd,offa"]) == 2
+    assert capsys.readouterr().err == (
+        "crossdistill: --methods: unknown method 'offa'; did you mean 'ofa'? (see: crossdistill methods)\n"
+    )
+    assert quickstart == []

@@ -1,0 +1,84 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossdistill.data import open_data
+from crossdistill.errors import UserError
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.mark.parametrize("validation", ["val", "test"])
+def test_a_folder_is_read(make_folder: MakeFolder, validation: str):
+    root = make_folder(("train", validation))
+    (root / "train" / "cat" / "notes.txt").write_text("not an image, and not meant as one")
+    (root / "train" / ".thumbnails").mkdir()
+    data = open_data(str(root))
+    assert data.classes == ["cat", "dog"] and data.skipped == 0
+    assert torch.equal(data.train.labels, torch.tensor([0, 0, 0, 1, 1, 1])) and len(data.validation) == 6
+    assert data.train.read(5).size == (20, 24)
+    assert f"/{validation}/" in data.validation.paths[0]
+
+
+def test_val_comes_before_test(make_folder: MakeFolder):
+    assert "/val/" in open_data(str(make_folder(("train", "val", "test")))).validation.paths[0]
+
+
+@pytest.mark.parametrize(("splits", "missing"), [(("train",), "val/ .or test/."), (("val",), "train/")])
+def test_a_missing_split_is_named(make_folder: MakeFolder, splits: tuple[str, ...], missing: str):
+    with pytest.raises(UserError, match=f"has no {missing}"):
+        open_data(str(make_folder(splits)))
+
+
+def test_images_without_class_folders_are_refused(make_folder: MakeFolder):
+    root = make_folder()
+    shutil.rmtree(root / "val")
+    shutil.copytree(root / "train" / "cat", root / "val")
+    with pytest.raises(UserError, match="val has no class folders"):
+        open_data(str(root))
+
+
+def test_different_classes_are_named(make_folder: MakeFolder):
+    root = make_folder()
+    (root / "val" / "dog").rename(root / "val" / "wolf")
+    with pytest.raises(UserError, match=r"'dog' and 1 more, in .*train, not in .*val"):
+        open_data(str(root))
+    shutil.rmtree(root / "train" / "dog")
+    with pytest.raises(UserError, match=r"'wolf', in .*val, not in .*train"):
+        open_data(str(root))
+
+
+def test_a_class_without_images_is_named(make_folder: MakeFolder):
+    root = make_folder()
+    for path in (root / "train" / "cat").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"train/cat has no image"):
+        open_data(str(root))
+
+
+def test_a_bad_image_stops_and_is_named(make_folder: MakeFolder):
+    root = make_folder()
+    path = root / "train" / "dog" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    (root / "val" / "cat" / "0.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train/dog/1\.jpg cannot be decoded .*--on_bad_image skip"):
+        open_data(str(root))
+
+
+def test_bad_images_are_skipped_and_counted(make_folder: MakeFolder):
+    root = make_folder()
+    (root / "train" / "dog" / "1.jpg").write_text("no image")
+    (root / "val" / "cat" / "0.jpg").write_bytes(b"")
+    data = open_data(str(root), on_bad_image="skip")
+    assert data.skipped == 2 and len(data.train) == 5 and len(data.validation) == 5
+    assert torch.equal(data.train.labels, torch.tensor([0, 0, 0, 1, 1]))
+
+
+def test_a_class_with_only_bad_images_is_named(make_folder: MakeFolder):
+    root = make_folder(images=1)
+    (root / "val" / "dog" / "0.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"val/dog has no image"):
+        open_data(str(root), on_bad_image="skip")

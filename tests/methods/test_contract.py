@@ -1,0 +1,115 @@
+"""What every method promises, on pairs of every kind of architecture."""
+
+import copy
+
+import pytest
+import torch
+
+from conftest import SIDE, TINY
+from crossdistill.distiller import Distiller
+from crossdistill.methods import METHODS, build_distiller
+from crossdistill.options import MethodOptions
+from crossdistill.staged import StagedModel
+
+PAIRS = [("vit", "cnn"), ("cnn", "vit"), ("mlp", "cnn"), ("vit", "mlp"), ("swin", "distilled"), ("cnn", "swin")]
+CASES = [(method, teacher, student) for method in METHODS for teacher, student in PAIRS]
+
+
+def make(method: str, teacher: str, student: str, num_classes: int = 3) -> Distiller:
+    torch.manual_seed(0)
+    models = [StagedModel(TINY[kind](num_classes), name=kind, image_size=SIDE) for kind in (student, teacher)]
+    return build_distiller(MethodOptions(method), *models, train_size=60)
+
+
+def batch(size: int = 4, num_classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(size, 3, SIDE, SIDE, generator=generator)
+    return images, torch.randint(num_classes, (size,), generator=generator)
+
+
+def loss(distiller: Distiller, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    terms = distiller(images, labels, indices=torch.arange(len(images)))
+    return torch.stack(list(terms.values())).sum()
+
+
+@pytest.mark.parametrize(("method", "teacher", "student"), CASES)
+def test_terms_are_finite_scalars_and_reach_every_trainable_parameter(method: str, teacher: str, student: str) -> None:
+    distiller = make(method, teacher, student).train()
+    terms = distiller(*batch(), indices=torch.arange(4))
+    assert terms
+    for name, term in terms.items():
+        assert term.shape == () and torch.isfinite(term), name
+    torch.stack(list(terms.values())).sum().backward()
+    for name, parameter in distiller.named_parameters():
+        if name.startswith("teacher."):
+            assert parameter.grad is None and not parameter.requires_grad, name
+        # A distilled ViT's second head is not trained by methods that teach the averaged logits' training answer alone.
+        elif parameter.requires_grad:
+            assert parameter.grad is not None, name
+
+
+@pytest.mark.parametrize(("method", "teacher", "student"), CASES)
+def test_teacher_stays_in_eval_mode_and_unchanged(method: str, teacher: str, student: str) -> None:
+    distiller = make(method, teacher, student).train()
+    assert distiller.teacher is not None
+    before = copy.deepcopy(distiller.teacher.model.state_dict())
+    loss(distiller, *batch()).backward()
+    assert not any(module.training for module in distiller.teacher.modules())
+    after = distiller.teacher.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(("method", "teacher", "student"), CASES)
+def test_same_seed_same_loss_and_state_dict_round_trip(method: str, teacher: str, student: str) -> None:
+    one, two = make(method, teacher, student), make(method, teacher, student)
+    images, labels = batch()
+    assert torch.equal(loss(one.eval(), images, labels), loss(two.eval(), images, labels))
+    state = one.state_dict()
+    assert not any(name.startswith("teacher.") for name in state)
+    with torch.no_grad():
+        for parameter in two.student.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    two.load_state_dict(state)
+    assert torch.equal(loss(one, images, labels), loss(two, images, labels))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", ["one image", "soft labels"])
+def test_batch_of_one_and_soft_labels(method: str, mode: str) -> None:
+    distiller = make(method, "cnn", "vit").train()
+    images, labels = batch(1 if mode == "one image" else 4)
+    if mode == "soft labels":
+        labels = torch.nn.functional.one_hot(labels, 3).float() * 0.9 + 0.1 / 3
+    assert torch.isfinite(loss(distiller, images, labels))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_autocast_is_near_float32(method: str) -> None:
+    distiller = make(method, "vit", "cnn").eval()
+    images, labels = batch()
+    exact = loss(distiller, images, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss(distiller, images, labels)
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("teacher", "student"), [("vit", "cnn"), ("cnn", "vit")])
+def test_compiled_step_gives_the_same_loss(method: str, teacher: str, student: str) -> None:
+    distiller = make(method, teacher, student).train()
+    images, labels = batch()
+    torch.manual_seed(3)
+    expected = loss(distiller, images, labels)
+    torch.manual_seed(3)
+    torch._dynamo.reset()
+    actual = loss(torch.compile(distiller, backend="aot_eager"), images, labels)  # type: ignore[arg-type]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_extra_parameters_are_what_the_student_does_not_own(method: str) -> None:
+    distiller = make(method, "vit", "cnn")
+    student = sum(p.numel() for p in distiller.student.parameters())
+    trainable = sum(p.numel() for p in distiller.parameters() if p.requires_grad)
+    critic = sum(p.numel() for p in distiller.critic.parameters()) if distiller.critic is not None else 0
+    assert distiller.extra_parameters() == trainable - student + critic

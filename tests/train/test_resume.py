@@ -1,0 +1,161 @@
+"""A run that was killed and resumed equals the run that was not, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import metrics, quiet_run, tiny_options
+from safetensors.torch import load_file
+
+from crossdistill.errors import UserError
+from crossdistill.options import MethodOptions, ModelOptions
+from crossdistill.train.checkpoint import latest_checkpoint
+from crossdistill.train.loop import Loop
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "everything at once": {
+        "method": MethodOptions("ofa"),
+        "ema_decay": 0.9,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+        "random_erasing": 0.5,
+        "repeated_augmentation": 2,
+        "accumulate": 2,
+        "clip_gradient": 1.0,
+        "schedule": "step",
+        "step_epochs": 1,
+        "optimizer": "lamb",
+    },
+    "dropout and workers": {
+        "student": ModelOptions("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 32,
+                                                         "patch_size": 8, "drop_path_rate": 0.3, "proj_drop_rate": 0.2}),
+        "rand_augment": "rand-m9-mstd0.5-inc1",
+        "color_jitter": 0.3,
+        "crop": "resized",
+        "workers": 1,
+        "optimizer": "sgd",
+    },
+}  # fmt: skip
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the program may react to it."""
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimise = Loop._optimise
+
+    def dying(self: Loop, batches: Any) -> Any:
+        if self.step == step:
+            raise Killed
+        return optimise(self, batches)
+
+    monkeypatch.setattr(Loop, "_optimise", dying)
+
+
+def final_state(output: Path) -> dict[str, Any]:
+    checkpoint = latest_checkpoint(output / "checkpoints")
+    assert checkpoint is not None
+    return {name: torch.load(checkpoint / name, weights_only=True) for name in ("state.pt", "rank-0.pt")}
+
+
+def assert_same(one: Any, two: Any, where: str = "") -> None:
+    assert type(one) is type(two), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for name in one:
+            if name != "seconds":
+                assert_same(one[name], two[name], f"{where}/{name}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for i, (left, right) in enumerate(zip(one, two, strict=True)):
+            assert_same(left, right, f"{where}/{i}")
+    else:
+        assert one == two, where
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("step", [1, 4, 5, 8])
+def test_killed_and_resumed_equals_never_killed(
+    recipe: str, step: int, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = RECIPES[recipe] | {"checkpoint_every": 3}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    quiet_run(tiny_options(image_folder, whole, **changes))
+    with monkeypatch.context() as patched:
+        kill_at(step, patched)
+        with pytest.raises(Killed):
+            quiet_run(tiny_options(image_folder, broken, **changes))
+    quiet_run(tiny_options(image_folder, broken, resume=True))
+
+    assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
+    assert_same(final_state(whole), final_state(broken))
+    assert metrics(whole) == metrics(broken)
+
+
+def test_killed_by_the_system_at_an_arbitrary_moment(image_folder: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    changes = {"epochs": 30, "checkpoint_every": 2}
+    quiet_run(tiny_options(image_folder, whole, **changes))
+    recipe = yaml.safe_load((whole / "recipe.yaml").read_text()) | {"output": str(broken)}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crossdistill", "distill", "--config", str(tmp_path / "recipe.yaml")],
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while latest_checkpoint(broken / "checkpoints") is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (broken / "student.safetensors").exists()
+    quiet_run(tiny_options(image_folder, broken, resume=True))
+    assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
+    assert metrics(whole) == metrics(broken)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from crossdistill.train import run
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    quiet_run(tiny_options(image_folder, whole))
+    optimise = Loop._optimise
+
+    def interrupted(self: Loop, batches: Any) -> Any:
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return optimise(self, batches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_optimise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_options(image_folder, broken))
+    assert f"--output {broken} --resume true" in capsys.readouterr().out
+    assert latest_checkpoint(broken / "checkpoints").name.endswith("3")  # type: ignore[union-attr]
+    quiet_run(tiny_options(image_folder, broken, resume=True))
+    assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
+
+
+def test_resume_with_another_recipe_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
+    with pytest.raises(UserError, match="--learning_rate is 0.5, but the run .* was started with 0.001"):
+        quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1, learning_rate=0.5, resume=True))
+
+
+def test_resuming_a_finished_run_gives_its_result_again(image_folder: Path, tmp_path: Path) -> None:
+    first = quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
+    again = quiet_run(tiny_options(image_folder, tmp_path / "run", resume=True))
+    assert again["top1"] == first["top1"] and again["steps"] == first["steps"]

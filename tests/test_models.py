@@ -186,7 +186,7 @@ def test_a_state_dict_needs_a_name_and_then_knows_its_classes(tmp_path: Path) ->
     weights = write_state(timm.create_model("test_resnet", num_classes=4), tmp_path / "model.safetensors")
     model = build_model(RESNET, weights=weights, num_classes=None, image_size=(32, 32))
     assert model.num_classes == 4 and model.card.head_trained and model.card.weights == weights
-    assert "does not say which model it holds: give --teacher NAME" in refusal(
+    assert "does not say which model it holds: name it with --teacher" in refusal(
         ModelOptions(), weights=weights, num_classes=4, role="teacher"
     )
 

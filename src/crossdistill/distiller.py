@@ -15,8 +15,8 @@ class Distiller(nn.Module):
     """Base of all methods. `forward(images, labels)` returns the loss terms; the loss is their sum.
 
     A method is a subclass that owns its extra parts (projectors, prompts, memory banks) as submodules, parameters and
-    buffers, so that they are trained, moved and saved with it. Everything that is trained runs inside `forward`: that is
-    the one call that the training loop makes, and what `DistributedDataParallel` and `torch.compile` wrap.
+    buffers, so that they are trained, moved and saved with it. Everything that is trained runs inside `forward`: that
+    is the one call that the training loop makes, and what `DistributedDataParallel` and `torch.compile` wrap.
 
     The teacher is frozen, stays in eval mode whatever `train()` is told, and is in no state dict.
 
@@ -73,6 +73,13 @@ class Distiller(nn.Module):
     def critic(self, critic: nn.Module | None) -> None:
         self._critic = (critic,)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # nn.Module would make any module a submodule before the property is asked.
+        if name == "critic":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(
         self,
         images: Tensor,
@@ -112,7 +119,7 @@ class Distiller(nn.Module):
         """
 
     def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Further (B,) values per validation image, such as whether an assistant answers right; the loop averages them."""
+        """Further (B,) values, one per validation image, such as whether an assistant is right; the loop averages."""
         return {}
 
     def critic_optimizer(self) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crossdistill.creation import check_name, create_module, is_dotted_path
 from crossdistill.errors import UserError, nearest
-from crossdistill.options import ModelOptions
+from crossdistill.options import ModelOptions, height_and_width
 from crossdistill.staged import StagedModel
 from crossdistill.stem import lower_stem_stride
 from crossdistill.weights import ModelCard, classifier_names, load_weights, read_weights
@@ -71,8 +71,9 @@ def build_model(
     model = create_module(
         name, kwargs, num_classes=outputs, image_size=image_size, pretrained=weights == "pretrained", role=role
     )
+    ends = [end.strip() for end in stage_ends.split(",")] if stage_ends else None
     if stem_stride is not None:
-        lower_stem_stride(model, stem_stride)
+        lower_stem_stride(model, stem_stride, name=name, stage_ends=ends)
     if held.state is not None:
         head_trained = load_weights(model, held.state, description=f"'{weights}' does not fit {name}")
     else:
@@ -82,7 +83,7 @@ def build_model(
         model,
         name=name,
         image_size=image_size,
-        stage_ends=[end.strip() for end in stage_ends.split(",")] if stage_ends else None,
+        stage_ends=ends,
         mean=held.card.mean if held.card is not None else None,
         std=held.card.std if held.card is not None else None,
     )
@@ -178,7 +179,9 @@ def _identity(options: ModelOptions, held: _Weights, role: str) -> tuple[str, di
             return options.name, dict(options.kwargs)
         if held.state is None:
             raise UserError(f"--{role} is missing: give a timm name (see: crossdistill models) or a dotted path")
-        raise UserError(f"'{source}' does not say which model it holds: give --{role} NAME")
+        raise UserError(
+            f"'{source}' does not say which model it holds: name it with --{role}, or give one of crossdistill's files"
+        )
     if options.name and _architecture(options.name) != _architecture(card.name):
         raise UserError(f"--{role} {options.name} contradicts '{source}', which holds {card.name}: leave --{role} out")
     for key, value in options.kwargs.items():
@@ -197,12 +200,11 @@ def _architecture(name: str) -> str:
 
 def _agreed_size(kwargs: dict[str, Any], image_size: tuple[int, int] | None, role: str) -> tuple[int, int] | None:
     """The one image size, whether it was given as such or as the argument `img_size`."""
-    size = kwargs.get("img_size")
-    if size is None:
+    given = height_and_width(kwargs.get("img_size"), f"{role}.kwargs.img_size")
+    if given is None or given == image_size:
         return image_size
-    given = (size, size) if isinstance(size, int) else (size[0], size[1])
-    if image_size not in (None, given):
-        raise UserError(f"--{role}.kwargs.img_size={size} contradicts the image size {image_size}: give one of them")
+    if image_size is not None:
+        raise UserError(f"--{role}.kwargs.img_size {given} contradicts the image size {image_size}: give one of them")
     return given
 
 

@@ -11,7 +11,7 @@ from crossdistill.errors import UserError
 
 @dataclass
 class ModelOptions:
-    """A model: its timm name (also `hf-hub:...`, `local-dir:...`) or the dotted path of a callable, and arguments for it.
+    """A model: its timm name (also `hf-hub:...`, `local-dir:...`) or a callable's dotted path, and arguments for it.
 
     Args:
         name: timm name or dotted path.
@@ -70,7 +70,7 @@ class TrainingOptions:
         warmup_learning_rate: where the warm-up starts.
         clip_gradient: largest global norm of the gradient; 0 does not clip.
         accumulate: forward and backward passes of one optimiser step.
-        ema_decay: decay of an exponential moving average of the student, which is then what is evaluated and saved; 0: none.
+        ema_decay: decay of a moving average of the student, which is then what is evaluated and saved; 0: none.
         label_smoothing: share of a label that is spread over all classes.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of CutMix; 0 is off; with mixup, one of the two is drawn for a batch.

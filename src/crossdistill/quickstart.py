@@ -22,7 +22,7 @@ _TIMED_STEPS = 3
 def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", seed: int = 0) -> list[dict[str, Any]]:
     """Train the student with each method and compare.
 
-    A method that was run already is not run again: its result is read from its folder; one that was interrupted goes on.
+    A method that was run already is not trained again, and one that was interrupted goes on.
 
     Args:
         methods: names of methods; default: `DEFAULT_METHODS`.

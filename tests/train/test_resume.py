@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import metrics, quiet_run, tiny_options
+from helpers import TINY_VIT, metrics, quiet_run, tiny_options
 from safetensors.torch import load_file
 
 from crossdistill.errors import UserError
-from crossdistill.options import MethodOptions, ModelOptions
+from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 from crossdistill.train.checkpoint import latest_checkpoint
 from crossdistill.train.loop import Loop
 
@@ -35,15 +35,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer": "lamb",
     },
     "dropout and workers": {
-        "student": ModelOptions("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 32,
-                                                         "patch_size": 8, "drop_path_rate": 0.3, "proj_drop_rate": 0.2}),
+        "student": ModelOptions("vit_tiny_patch16_224", TINY_VIT | {"drop_path_rate": 0.3, "proj_drop_rate": 0.2}),
         "rand_augment": "rand-m9-mstd0.5-inc1",
         "color_jitter": 0.3,
         "crop": "resized",
         "workers": 1,
         "optimizer": "sgd",
     },
-}  # fmt: skip
+}
 
 
 class Killed(BaseException):
@@ -96,7 +95,7 @@ def test_killed_and_resumed_equals_never_killed(
         kill_at(step, patched)
         with pytest.raises(Killed):
             quiet_run(tiny_options(image_folder, broken, **changes))
-    quiet_run(tiny_options(image_folder, broken, resume=True))
+    quiet_run(TrainingOptions(output=str(broken), resume=True))
 
     assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
     assert_same(final_state(whole), final_state(broken))
@@ -120,7 +119,7 @@ def test_killed_by_the_system_at_an_arbitrary_moment(image_folder: Path, tmp_pat
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (broken / "student.safetensors").exists()
-    quiet_run(tiny_options(image_folder, broken, resume=True))
+    quiet_run(TrainingOptions(output=str(broken), resume=True))
     assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
     assert metrics(whole) == metrics(broken)
 
@@ -145,7 +144,7 @@ def test_interrupt_saves_and_says_how_to_go_on(
             run(tiny_options(image_folder, broken))
     assert f"--output {broken} --resume true" in capsys.readouterr().out
     assert latest_checkpoint(broken / "checkpoints").name.endswith("3")  # type: ignore[union-attr]
-    quiet_run(tiny_options(image_folder, broken, resume=True))
+    quiet_run(TrainingOptions(output=str(broken), resume=True))
     assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
 
 
@@ -157,5 +156,5 @@ def test_resume_with_another_recipe_is_refused(image_folder: Path, tmp_path: Pat
 
 def test_resuming_a_finished_run_gives_its_result_again(image_folder: Path, tmp_path: Path) -> None:
     first = quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
-    again = quiet_run(tiny_options(image_folder, tmp_path / "run", resume=True))
+    again = quiet_run(TrainingOptions(output=str(tmp_path / "run"), resume=True))
     assert again["top1"] == first["top1"] and again["steps"] == first["steps"]

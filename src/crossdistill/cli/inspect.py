@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from crossdistill.cli.parsing import make_parser, parse
-from crossdistill.cli.saved import height_and_width
 from crossdistill.methods import METHODS
+from crossdistill.options import ModelOptions, height_and_width
 
 if TYPE_CHECKING:
     from crossdistill.staged import StagedModel
@@ -66,7 +66,6 @@ def _build(
     options: Namespace, role: str, num_classes: int | None, size: int | list[int] | None, stem_stride: int | None = None
 ) -> "StagedModel":
     from crossdistill.models import build_model
-    from crossdistill.options import ModelOptions
 
     name, weights = options[role.upper()], options[f"{role}_weights"]
     if Path(name).expanduser().exists():
@@ -75,7 +74,7 @@ def _build(
         ModelOptions(name, options[f"{role}.kwargs"]),
         weights=weights,
         num_classes=num_classes,
-        image_size=height_and_width(size),
+        image_size=height_and_width(size, "image_size" if role == "student" else "teacher_image_size"),
         stage_ends=options[f"{role}_stages"],
         stem_stride=stem_stride,
         role=role,

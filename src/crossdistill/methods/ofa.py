@@ -10,8 +10,8 @@ With p = softmax(z / T) and m the one-hot label, for the student's logits s and 
     ofa_loss(s, t, y) = -mean_b sum_c [(p_t + m)^gamma - m]_c log p_s,c                                  (1)
     L = w_label CE(s, y) + w_logit ofa_loss(s, t, y) + w_stage sum_k ofa_loss(branch_k(F_k), t, y)       (2)
 
-This is the form that the authors' published results were computed with. It differs from the paper's text, which leaves
-the non-target classes un-raised and folds the label term in: -(1 + p_t^y)^gamma log p_s^y - sum_{c != y} p_t^c log p_s^c.
+This is the form that the authors' published results were computed with. The paper's text leaves the other classes
+un-raised and folds the label term in: -(1 + p_t^y)^gamma log p_s^y - sum_{c != y} p_t^c log p_s^c.
 With gamma = 1, (1) is the cross-entropy with the teacher's probabilities. There is no factor T^2.
 
 The branches follow the published configuration: separable convolutions of stride 2 for convolutional students, patch
@@ -170,7 +170,7 @@ def _separable_block(channels: int, outputs: int) -> nn.Sequential:
 
 
 class TokenBranch(nn.Module):
-    """Patch merging down to a 7x7 grid, transformer blocks, the class token (or the mean of the tokens), a linear layer.
+    """Patch merging down to a 7x7 grid, transformer blocks, the class token (or the tokens' mean), a linear layer.
 
     Args:
         stage: the student's stage.

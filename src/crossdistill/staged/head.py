@@ -12,28 +12,33 @@ from crossdistill.staged.trace import Call, Trace
 _POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, SelectAdaptivePool2d)
 
 
-def describe_head(plan: Plan, trace: Trace, classifiers: dict[str, str], last_stage: int) -> None:
+def describe_head(
+    plan: Plan, trace: Trace, classifiers: dict[str, str], num_classes: int | None, last_stage: int
+) -> None:
     """Fill in the plan's final map, classifiers and head chains from a trace.
 
     Args:
         plan: with its stages and boundaries.
         trace: the traced run.
         classifiers: name of a head -> path of its classifier layer.
+        num_classes: what the model says of itself, 0 for no head; None for a model that does not say.
         last_stage: index of the call that ends the last stage.
     """
     final = _final_call(plan, trace, last_stage)
     plan.final_path = trace.calls[final].path
-    calls = {name: trace.last_call(path) for name, path in classifiers.items()}
-    found = {
-        name: trace.calls[index]
-        for name, index in calls.items()
-        if index is not None and _width(trace.calls[index].output) == trace.output.shape[1]
-    }
-    if not found:
-        plan.pooled_size = trace.output.shape[1]
-        plan.dense_refusal = "it has no classifier layer"
+    found = {name: trace.calls[i] for name, path in classifiers.items() if (i := trace.last_call(path)) is not None}
+    widths = {_width(call.output) for call in found.values()}
+    answer = trace.output
+    plan.num_classes = answer.shape[1] if num_classes or (num_classes is None and widths == {answer.shape[1]}) else 0
+    plan.pooled_size = answer.shape[1]
+    if not plan.num_classes:
+        plan.dense_refusal = "it has no head"
         return
-    plan.num_classes = trace.output.shape[1]
+    heads = [call.output.flatten(1) for call in found.values() if call.output is not None]
+    if widths != {plan.num_classes} or not torch.allclose(torch.stack(heads).mean(0), answer):
+        plan.pooled_size = plan.final.channels
+        plan.dense_refusal = "its answer is not that of one linear layer"
+        return
     plan.classifiers = {name: call.path for name, call in found.items()}
     plan.pooled_size = _width(found["class"].input)
     behind = trace.calls[final + 1 :]
@@ -98,7 +103,7 @@ def _width(tensor: Tensor | None) -> int:
 
 
 def apply_at_every_position(model: nn.Module, chain: list[Step], final: Tensor) -> Tensor:
-    """The units of a head applied to every position of a map (B, D, H, W), as if it alone had been pooled: (B, K, H, W).
+    """The units of a head, run on every position of a map (B, D, H, W) as if it alone had been pooled: (B, K, H, W).
 
     Norms behind the pooling take their statistics from the mean over positions. They are then affine in a position,
     and the mean of a linear head's answers over positions is its answer to the mean. The mean goes along as one more

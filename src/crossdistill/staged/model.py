@@ -27,7 +27,8 @@ class Outputs:
         features: (B, C_k, H_k, W_k) of each stage that was run, as the stage ends.
         prefix: class and register tokens (B, P, C_k) of each of these stages, or None.
         final: (B, D, H, W), what is pooled: behind the last norm or convolution, patch positions only.
-        pooled: (B, D) what the classifier layer reads; without a head, what the model returns.
+        pooled: (B, D) what the classifier layer reads; without a head, what the model returns; with a head that is no
+            linear layer, the mean of `final`.
     """
 
     logits: Tensor
@@ -67,7 +68,7 @@ class StagedModel(nn.Module):
         model: the module itself, untouched.
         num_classes: K; 0 for a model without a head.
         pooled_size: D of `Outputs.pooled`.
-        heads: names of the classifier layers: ("class",) or ("class", "distillation"); () without a head.
+        heads: names of the heads: ("class",) or ("class", "distillation"); () without one.
         stages: the stages, first to last.
 
     Raises:
@@ -110,8 +111,8 @@ class StagedModel(nn.Module):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the classifier layers."""
-        return tuple(self._plan.classifiers)
+        """Names of the heads: ("class",) or ("class", "distillation"); () without one."""
+        return tuple(self._plan.classifiers) or (("class",) if self.num_classes else ())
 
     @property
     def pooled_size(self) -> int:
@@ -145,19 +146,16 @@ class StagedModel(nn.Module):
 
     def attach_hooks(self) -> None:
         """Hook the modules that features are taken from; again after modules of `model` were replaced."""
-        taps: list[tuple[str, Any]] = [
-            (stage.path, OutputTap(self._recorder, k)) for k, stage in enumerate(self.stages)
-        ]
-        taps.append((self._plan.final_path, OutputTap(self._recorder, "final")))
-        for head, path in self._plan.classifiers.items():
-            taps += [(path, OutputTap(self._recorder, head)), (path, InputTap(self._recorder, f"{head} input"))]
-        taps.append((self._plan.first_unit, Gate(self._recorder)))
-        for handle in self._recorder.handles:
+        plan, recorder = self._plan, self._recorder
+        maps = [*((k, stage.path) for k, stage in enumerate(plan.stages)), ("final", plan.final_path)]
+        taps: list[tuple[str, Any]] = [(path, OutputTap(recorder, key, plan.picks.get(path))) for key, path in maps]
+        for head, path in plan.classifiers.items():
+            taps += [(path, OutputTap(recorder, head)), (path, InputTap(recorder, f"{head} input"))]
+        taps.append((plan.first_unit, Gate(recorder)))
+        for handle in recorder.handles:
             handle.remove()
-        self._recorder.handles = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
-        self._recorder.copied = {k for k, stage in enumerate(self.stages) if stage.path in self._plan.overwritten}
-        if self._plan.final_path in self._plan.overwritten:
-            self._recorder.copied.add("final")
+        recorder.handles = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
+        recorder.copied = {key for key, path in maps if path in plan.overwritten}
 
     def prepare_images(self, images: Tensor) -> Tensor:
         """Resize images in [0, 1] to the model's size, where they differ, and normalise them for it."""
@@ -262,17 +260,16 @@ class StagedModel(nn.Module):
             UserError: with the model's name and the reason.
         """
         if self._plan.dense_refusal:
-            raise UserError(
-                f"{what} needs a head for every position and {self.name} has none: {self._plan.dense_refusal}"
-            )
+            reason = self._plan.dense_refusal
+            raise UserError(f"{what} needs a head for every position and {self.name} has none: {reason}")
 
     def dense_logits(self, final: Tensor, head: str = "class") -> Tensor:
         """Apply a head to every position of the final map.
 
-        Where the head is linear behind the pooling, the mean over positions equals the head's answer to the average-pooled map.
-        That holds behind a norm too (ConvNeXt), which takes its statistics from the mean vector, and a batch norm
-        in training mode takes those of the batch of mean vectors without updating its running statistics. Layers that
-        are not linear behind the pooling (MobileNetV3's hidden layer) have no such form: they are applied at every position.
+        Where the head is linear behind the pooling, the mean over positions equals its answer to the average-pooled
+        map. That holds for a norm behind the pooling too (ConvNeXt): its statistics are those of the mean vector; a
+        batch norm in training mode takes them over the batch and does not update its running statistics. Layers behind
+        the pooling that are not linear (MobileNetV3's hidden layer) have no such form and are applied per position.
 
         Args:
             final: (B, D, H, W) as in `Outputs.final`, at any resolution.
@@ -300,10 +297,10 @@ class StagedModel(nn.Module):
             indices: outputs to keep, for example the 200 of ImageNet's 1000 that a data set uses.
 
         Raises:
-            UserError: the model has no head, or not so many outputs.
+            UserError: the model has no linear classifier, or not so many outputs.
         """
-        if not self.heads:
-            raise UserError(f"{self.name} has no head, so no classes can be chosen from it")
+        if not self._plan.classifiers:
+            raise UserError(f"{self.name} has no linear classifier whose classes could be chosen from")
         wrong = [index for index in indices if not 0 <= index < self.num_classes]
         if wrong:
             raise UserError(f"{self.name} has no output {wrong[0]}: its outputs are 0 to {self.num_classes - 1}")
@@ -318,14 +315,21 @@ class StagedModel(nn.Module):
             self.model.num_classes = len(indices)
 
     def _outputs(self, answer: Tensor, record: dict[Any, Tensor], ended: list[tuple[Tensor, Tensor | None]]) -> Outputs:
-        head_logits = {head: record[head].flatten(1) for head in self.heads}
+        final = to_map(record["final"], self._plan.final)[0]
+        if self._plan.classifiers:
+            head_logits = {head: record[head].flatten(1) for head in self._plan.classifiers}
+            pooled = record["class input"].flatten(1)
+        elif self.num_classes:
+            head_logits, pooled = {"class": answer}, final.mean((2, 3))
+        else:
+            head_logits, pooled = {}, answer
         return Outputs(
-            logits=answer if self.heads else answer.new_zeros(len(answer), 0),
+            logits=answer if self.num_classes else answer.new_zeros(len(answer), 0),
             head_logits=head_logits,
             features=[feature for feature, _ in ended],
             prefix=[prefix for _, prefix in ended],
-            final=to_map(record["final"], self._plan.final)[0],
-            pooled=record["class input"].flatten(1) if self.heads else answer,
+            final=final,
+            pooled=pooled,
         )
 
     def extra_repr(self) -> str:

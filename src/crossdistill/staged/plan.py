@@ -53,6 +53,7 @@ class Plan:
     Args:
         stages: the stages.
         boundaries: native layouts of what enters stage 0 and of what each stage ends with.
+        picks: units that return several things -> which of them is the feature map.
         overwritten: units whose output a later one overwrites in place, so that it must be copied to be kept.
         first_unit: path of the unit that begins stage 0.
         segments: the units of each stage.
@@ -70,6 +71,7 @@ class Plan:
 
     stages: list[Stage] = field(default_factory=list)
     boundaries: list[Grid] = field(default_factory=list)
+    picks: dict[str, int] = field(default_factory=dict)
     overwritten: set[str] = field(default_factory=set)
     first_unit: str = ""
     segments: list[list[Step]] = field(default_factory=list)

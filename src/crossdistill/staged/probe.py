@@ -7,6 +7,7 @@ a forward that computes something between two units cannot be run in segments, a
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -39,18 +40,35 @@ def probe(
     Raises:
         UserError: the model refuses the image size, or its stages give no feature maps.
     """
-    model = copy.deepcopy(model).eval().to(torch.float64)
     levels = stage_levels(model, name, stage_ends, proportion)
     classifiers = classifier_layers(model)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    image = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
+    marks = [*(level["module"] for level in levels), *classifiers.values()]
     plan = Plan()
     with torch.no_grad():
-        trace = trace_run(model, name, image, [*(level["module"] for level in levels), *classifiers.values()])
+        model, image, trace = _traced_copy(model, name, image_size, marks)
         ends = _describe_stages(plan, trace, name, levels, image_size)
-        describe_head(plan, trace, classifiers, ends[-1])
-        plan.refusal = _find_segments(plan, trace, ends) or _check_segments(plan, trace, model, ends)
+        _check_token_order(plan, trace, model, image, name)
+        describe_head(plan, trace, classifiers, getattr(model, "num_classes", None), ends[-1])
+        if image.dtype != torch.float64:
+            plan.refusal = "its forward does not run in float64, in which segments are checked"
+        else:
+            plan.refusal = _find_segments(plan, trace, ends) or _check_segments(plan, trace, model, ends)
     return plan
+
+
+def _traced_copy(
+    model: nn.Module, name: str, image_size: tuple[int, int], marks: Sequence[str]
+) -> tuple[nn.Module, Tensor, Trace]:
+    """A copy of the model, the random image that it was run on, and the trace; in float64 if the forward allows that."""
+    parameter = next(model.parameters())
+    image = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
+    for dtype in (torch.float64, parameter.dtype):
+        probed = copy.deepcopy(model).eval().to(dtype)
+        try:
+            return probed, image.to(dtype), trace_run(probed, name, image.to(dtype), marks)
+        except UserError as error:
+            refusal = error
+    raise refusal
 
 
 def stage_levels(
@@ -99,7 +117,7 @@ def classifier_layers(model: nn.Module) -> dict[str, str]:
         inside = {id(m) for head in (found if isinstance(found, tuple) else (found,)) for m in head.modules()}
         paths = [path for path, m in layers if id(m) in inside and len(m.weight) == model.num_classes]
     else:
-        # The last layer is the classifier; `describe_head` drops it if the logits are not its output.
+        # The last layer is the classifier, if `describe_head` finds that the logits are its output.
         paths = [path for path, _ in layers[-1:]]
     if len(paths) == 2 and "dist" in paths[1]:
         return {"class": paths[0], "distillation": paths[1]}
@@ -109,23 +127,21 @@ def classifier_layers(model: nn.Module) -> dict[str, str]:
 def _describe_stages(
     plan: Plan, trace: Trace, name: str, levels: list[dict[str, Any]], image_size: tuple[int, int]
 ) -> list[int]:
-    """Fill in stages and boundaries; return the index of the call before stage 0 and of the call that ends each stage."""
+    """Fill in stages and boundaries; return the index of the call before stage 0 and of those that end the stages."""
     positions: list[int] = []
     for level in levels[1:]:
         index = trace.last_call(level["module"])
-        if index is None or trace.calls[index].output is None:
-            how = "is not called" if index is None else "returns no tensor"
-            raise UserError(f"{name} gives no feature map: its stage '{level['module']}' {how} in its forward")
+        if index is None:
+            raise UserError(f"{name} gives no feature map: its forward does not call its stage '{level['module']}'")
         positions.append(index)
     if positions != sorted(set(positions)):
-        raise UserError(
-            f"{name} does not run its stages in the order {', '.join(level['module'] for level in levels[1:])}"
-        )
+        order = ", ".join(level["module"] for level in levels[1:])
+        raise UserError(f"{name} does not run its stages in the order {order}")
     begin = _first_call(trace, levels[0]["module"], levels[1]["module"])
     ends = [begin - 1, *positions]
     ending = [trace.calls[index] for index in positions]
     plan.first_unit = trace.calls[begin].path
-    plan.boundaries = _read_grids(trace.calls[begin].input, ending, levels[1:], image_size, name)
+    plan.boundaries = _read_grids(trace.calls[begin].given, ending, levels[1:], image_size, name)
     for k, (start, end) in enumerate(pairwise(ends)):
         before, after = plan.boundaries[k : k + 2]
         operations = set().union(*(call.operations for call in trace.calls[start + 1 : end + 1]))
@@ -141,6 +157,7 @@ def _describe_stages(
                 mixing=mixing_kinds(operations, before, after),
             )
         )
+    plan.picks = {call.path: call.index for call in ending if call.index is not None}
     plan.overwritten = {c.path for c in trace.calls if c.output is not None and c.output._version != c.version}
     return ends
 
@@ -161,31 +178,63 @@ def _first_call(trace: Trace, former: str, end: str) -> int:
 
 
 def _read_grids(
-    entry: Tensor | None, ending: list[Call], levels: list[dict[str, Any]], image_size: tuple[int, int], name: str
+    entry: object, ending: list[Call], levels: list[dict[str, Any]], image_size: tuple[int, int], name: str
 ) -> list[Grid]:
-    """Native layouts of what enters stage 0 and of what each stage ends with."""
-    options = [
-        possible_grids(tuple(call.output.shape), image_size, level.get("num_chs"), level.get("reduction"))
-        for call, level in zip(ending, levels, strict=True)
-        if call.output is not None
-    ]
-    for call, found in zip(ending, options, strict=True):
-        if not found:
-            raise UserError(f"{name} gives no feature map: its stage '{call.path}' ends with {_shape(call.output)}")
-    same_length = entry is not None and entry.ndim == 3 and entry.shape[1] == ending[0].output.shape[1]
-    if same_length:
-        options.insert(0, [Grid("NLC", entry.shape[2], options[0][0].size, options[0][0].prefix_tokens)])
-    else:
-        options.insert(0, [] if entry is None else possible_grids(tuple(entry.shape), image_size))
-    if not options[0]:
-        raise UserError(f"{name} gives no feature map: its first stage is entered with {_shape(entry)}")
+    """Native layouts of what enters stage 0 and of what each stage ends with.
+
+    A stage that returns several things ends with the first of them that can be its map; `Call.output` becomes that.
+    """
+    options: list[list[Grid]] = []
+    for call, level in zip(ending, levels, strict=True):
+        maps = _maps_in(call.returned, image_size, level.get("num_chs"), level.get("reduction"))
+        if not maps:
+            raise UserError(f"{name} gives no feature map: its stage '{call.path}' returns {_shape(call.returned)}")
+        call.index, call.output, grids = maps[0]
+        options.append(grids)
+    maps = _maps_in(entry, image_size)
+    if not maps:
+        raise UserError(f"{name} gives no feature map: its first stage is given {_shape(entry)}")
+    _, tensor, grids = maps[0]
+    end = ending[0].output
+    if end is not None and tensor.ndim == end.ndim == 3 and tensor.shape[1] == end.shape[1]:
+        grids = [replace(options[0][0], channels=tensor.shape[2])]
+    options.insert(0, grids)
     # Where the numbers allow two layouts, the model's other stages tell which one is meant.
     certain = [found[0].layout for found in options if len(found) == 1]
     return [next((grid for grid in found if grid.layout in certain), found[0]) for found in options]
 
 
-def _shape(tensor: Tensor | None) -> str:
-    return "no tensor" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
+def _maps_in(
+    value: object, image_size: tuple[int, int], channels: int | None = None, reduction: float | None = None
+) -> list[tuple[int | None, Tensor, list[Grid]]]:
+    """The tensors of a value (itself, or a part with its index) that can be feature maps, and how they can be read."""
+    parts = enumerate(value) if isinstance(value, tuple | list) else [(None, value)]
+    return [
+        (index, part, grids)
+        for index, part in parts
+        if isinstance(part, Tensor) and (grids := possible_grids(tuple(part.shape), image_size, channels, reduction))
+    ]
+
+
+def _shape(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "none"
+
+
+def _check_token_order(plan: Plan, trace: Trace, model: nn.Module, image: Tensor, name: str) -> None:
+    """Refuse tokens that do not lie row by row, such as Hiera's unrolled ones, by timm's own map of the first stage."""
+    stage, grid = plan.stages[0], plan.boundaries[1]
+    paths = [level.get("module") for level in getattr(model, "feature_info", None) or []]
+    if grid.layout != "NLC" or stage.path not in paths or not hasattr(model, "forward_intermediates"):
+        return
+    (theirs,) = model.forward_intermediates(
+        image, indices=[paths.index(stage.path)], stop_early=True, output_fmt="NCHW", intermediates_only=True
+    )
+    ours = to_map(trace.calls[trace.last_call(stage.path)].output, grid)[0]
+    if ours.shape != theirs.shape or torch.allclose(ours, theirs):
+        return
+    # Another order has the same tokens; other values are another feature, not a wrong order.
+    if torch.allclose(*(tokens.flatten(2).norm(dim=1).sort().values for tokens in (ours, theirs))):
+        raise UserError(f"{name} gives no feature map: its tokens do not lie row by row behind '{stage.path}'")
 
 
 def _find_segments(plan: Plan, trace: Trace, ends: list[int]) -> str:
@@ -200,7 +249,7 @@ def _find_segments(plan: Plan, trace: Trace, ends: list[int]) -> str:
     for call in trace.calls[ends[0] + 1 : stop]:
         if call.further_arguments:
             return f"'{call.path}' is called with further arguments ({call.further_arguments})"
-        if call.input is None or call.output is None:
+        if call.input is None or call.output is None or call.index is not None:
             return f"'{call.path}' does not take and return one tensor"
         step = _connect(previous, call.input, call.path)
         if step is None:

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Recorder:
-    """What the taps of one model write into. It records only while it is entered: a plain call of the model keeps nothing."""
+    """What the taps of one model write into, while it is entered: a plain call of the model keeps nothing."""
 
     def __init__(self) -> None:
         self.values: dict[Any, Tensor] = {}
@@ -36,25 +36,28 @@ class Recorder:
         return values
 
 
-class Tap:
-    def __init__(self, recorder: Recorder, key: Any) -> None:
+class OutputTap:
+    """Record what a module returns or, where it returns several things, the one at an index."""
+
+    def __init__(self, recorder: Recorder, key: Any, index: int | None = None) -> None:
         self.recorder = recorder
         self.key = key
-
-
-class OutputTap(Tap):
-    """Record what a module returns."""
+        self.index = index
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         return module.register_forward_hook(self)
 
-    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.recorder.recording:
-            self.recorder.put(self.key, output)
+            self.recorder.put(self.key, output if self.index is None else output[self.index])
 
 
-class InputTap(Tap):
+class InputTap:
     """Record what a module is given."""
+
+    def __init__(self, recorder: Recorder, key: Any) -> None:
+        self.recorder = recorder
+        self.key = key
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         return module.register_forward_pre_hook(self)

@@ -16,13 +16,21 @@ class Call:
 
     path: str
     module: nn.Module
-    input: Tensor | None
+    given: object
     # Arguments beyond the tensor that carry a value: such a unit cannot be called with a tensor alone.
     further_arguments: str
+    returned: object = None
     output: Tensor | None = None
+    # Which part of what it returned `output` is; None: all of it.
+    index: int | None = None
     # Of the output when it was returned; a higher one afterwards means that it was overwritten in place.
     version: int = 0
     operations: set[Operation] = field(default_factory=set)
+
+    @property
+    def input(self) -> Tensor | None:
+        """What it was given, if that is one tensor."""
+        return self.given if isinstance(self.given, Tensor) else None
 
 
 @dataclass
@@ -42,7 +50,8 @@ class Trace:
 def trace_run(model: nn.Module, name: str, image: Tensor, marks: Sequence[str]) -> Trace:
     """Run a model's own forward on an image and record the calls of its units.
 
-    Units are the modules that the model consists of once every container of a mark, and every list of modules, is opened.
+    Units are the modules that the model consists of once every container of a mark is opened, and every container that
+    has no forward of its own.
 
     Args:
         model: a copy that may be written to.
@@ -58,8 +67,8 @@ def trace_run(model: nn.Module, name: str, image: Tensor, marks: Sequence[str]) 
     for path, module in model.named_modules():
         if path in opened or path.rpartition(".")[0] not in opened:
             continue
-        if isinstance(module, nn.ModuleList | nn.ModuleDict):
-            opened.add(path)  # never called itself
+        if type(module).forward is nn.Module.forward:
+            opened.add(path)
         else:
             units.append((path, module))
     trace = Trace(calls=[], output=image)
@@ -81,14 +90,14 @@ def _recording(trace: Trace, units: list[tuple[str, nn.Module]]) -> Iterator[Non
     def before(path: str) -> Callable[[nn.Module, tuple, dict], None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             given = [*((f"argument {i}", arg) for i, arg in enumerate(args, 1)), *kwargs.items()]
-            first = given[0][1] if given else None
             further = ", ".join(key for key, value in given[1:] if value is not None and value is not False)
-            trace.calls.append(Call(path, module, first if isinstance(first, Tensor) else None, further))
+            trace.calls.append(Call(path, module, given[0][1] if given else None, further))
 
         return hook
 
     def after(module: nn.Module, args: tuple, output: object) -> None:
         call = next(call for call in reversed(trace.calls) if call.module is module)
+        call.returned = output
         if isinstance(output, Tensor):
             call.output, call.version = output, output._version
 

@@ -34,7 +34,8 @@ def evaluate(
         further: a method's `validation_metrics`: (B,) values per image, averaged over the set, as fractions.
 
     Returns:
-        `top1`; `top5` from 10 classes on; `agreement` with `teacher_answers`; the means of `further`; `images`, `seconds`.
+        `top1`; `top5` from 10 classes on; `agreement` with `teacher_answers`; the means of `further`; `images` and
+        `seconds`.
     """
     device = next(model.parameters()).device
     classes = model.num_classes

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -50,7 +50,7 @@ def make_fabric(options: TrainingOptions) -> Fabric:
     if strategy in ("ddp", "auto") and options.devices * options.nodes > 1:
         # Buffers that differ between processes on purpose (a method's feedback, for one) must not be overwritten.
         strategy = DDPStrategy(broadcast_buffers=False)
-    plugins = []
+    plugins: list[Any] = []
     if options.precision != "32":
         on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
         plugins.append(_Autocast(options.precision, "cuda" if on_gpu else "cpu"))
@@ -260,8 +260,7 @@ class Loop:
             return {}
         names = list(self.sums)
         stacked = torch.stack([self.sums[name] for name in names]) / max(1, self.summed_steps)
-        stacked = self.fabric.all_reduce(stacked, reduce_op="mean")
-        means = dict(zip(names, stacked.tolist(), strict=True))
+        means = dict(zip(names, self._over_processes(stacked, "mean").tolist(), strict=True))
         bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
         if bad:
             kept = latest_checkpoint(self.folder.checkpoints)
@@ -332,10 +331,10 @@ class Loop:
         except UserError as caught:
             error = caught
         # One process that fails alone would leave the others waiting for it.
-        failed = self.fabric.all_reduce(torch.tensor(float(error is not None), device=self.fabric.device), "sum")
+        failed = self._any_process(error is not None)
         if error is not None:
             raise error
-        if failed.item():
+        if failed:
             raise UserError(f"another process could not write the checkpoint {writer.target}")
         if rank == 0:
             writer.finish()
@@ -373,8 +372,15 @@ class Loop:
             return self._interrupted
         if self.step % self.options.log_every:
             return False
-        asked = self.fabric.all_reduce(torch.tensor(float(self._interrupted), device=self.fabric.device), "sum")
-        return bool(asked.item())
+        return self._any_process(self._interrupted)
+
+    def _any_process(self, here: bool) -> bool:
+        return self._over_processes(torch.tensor(float(here), device=self.fabric.device), "sum").item() > 0
+
+    def _over_processes(self, value: Tensor, operation: Literal["mean", "sum"]) -> Tensor:
+        reduced = self.fabric.all_reduce(value, reduce_op=operation)
+        assert isinstance(reduced, Tensor)
+        return reduced
 
     def _say(self, text: str) -> None:
         if self.log is not None:

@@ -17,7 +17,7 @@ def make_optimizer(distiller: Distiller, options: TrainingOptions) -> Optimizer:
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
-    names = list_optimizers()
+    names = [str(name) for name in list_optimizers()]
     if options.optimizer.lower() not in names:
         raise UserError(f"--optimizer {options.optimizer}: unknown{nearest(options.optimizer, names)}")
     return create_optimizer_v2(

@@ -71,9 +71,12 @@ class RunFolder:
         defaults = TrainingOptions()
         for field in dataclasses.fields(TrainingOptions):
             wanted = getattr(options, field.name)
+            # An option at its default counts as not given.
+            if wanted in (getattr(recorded, field.name), getattr(defaults, field.name)):
+                continue
             if field.name in _FREE_ON_RESUME:
                 setattr(recorded, field.name, wanted)
-            elif wanted not in (getattr(recorded, field.name), getattr(defaults, field.name)):
+            else:
                 raise UserError(
                     f"--resume true: --{field.name} is {_short(wanted)}, but the run in {self.path} was started with "
                     f"{_short(getattr(recorded, field.name))}; leave it out, or start a new run"
@@ -83,7 +86,9 @@ class RunFolder:
     def create(self, options: TrainingOptions) -> None:
         """Make the folder and record the recipe in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.recipe, yaml.safe_dump(dataclasses.asdict(options), sort_keys=False))
+        # Resuming belongs to one call, not to the recipe.
+        recipe = dataclasses.asdict(options) | {"resume": False}
+        write_atomically(self.recipe, yaml.safe_dump(recipe, sort_keys=False))
 
 
 def load_recipe(path: Path) -> TrainingOptions:

@@ -158,7 +158,7 @@ def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel
 
 
 def _image_size(options: TrainingOptions, data: ImageData) -> tuple[int, int] | None:
-    """Height and width of the batches: as asked for, as the student is built, as the data is; None: as the student is."""
+    """Height and width of the batches: asked for, the student's own, the data's; None: timm's default."""
     if options.image_size is not None:
         return height_and_width(options.image_size, "image_size")
     if "img_size" in options.student.kwargs:

@@ -1,7 +1,7 @@
-"""Which of timm's models `StagedModel` can take apart: builds the smallest model of every family and writes docs/models.md.
+"""Which of timm's models `StagedModel` can take apart: the smallest of every family, written to docs/models.md.
 
-    python benchmarks/model_families.py                  # all families: about ten minutes on one core
-    python benchmarks/model_families.py resnet swin_transformer --output /dev/stdout
+    python benchmarks/model_families.py                  # all families: about twenty minutes on one core
+    python benchmarks/model_families.py resnet swin_transformer --output families.md
 
 Weights are random, so nothing is downloaded. A family is a module of `timm.models`.
 """
@@ -23,31 +23,52 @@ LARGEST = 300_000_000  # parameters; a family with nothing smaller is left out a
 INTRODUCTION = """\
 # Models
 
-Any timm classifier can be a teacher or a student. This page shows the smallest model of every family (module) of timm,
-taken apart by `StagedModel` at its own image size. It is written by `benchmarks/model_families.py`; the last line says when
-to distrust it.
+Any timm classifier can be a teacher or a student; so can any other `nn.Module` that maps (B, 3, H, W) to (B, K) and
+whose stage ends are named. `StagedModel` takes it apart into a stem, stages and a head, without code for any one
+family: it runs a copy once in float64, and reads the stages from timm's `feature_info` and the rest from what the
+modules were given and returned.
 
-- **Stages**: where each stage ends (module path) and the map there, channels@height x width, as (B, C, H, W).
-- **Layout**: the model's own layout at the stage ends; `NLC+2` are tokens with two class or register tokens in front.
-- **Mixing**: what mixes positions in each stage (A attention, C convolution or pooling, M an MLP over positions),
-  first to last. It is read from the operations that a run performs.
-- **Segments**: whether the model can be run from stage to stage, which some methods need. "exact" was checked in float64 against the
-  model's own forward, as it is for every model when it is built. Where it says why not, features and logits are there all the same.
-- **Dense logits**: whether the head can be applied at every position: "exact" where the mean over positions equals the
-  head's answer on the random image (relative difference below 1e-5), else that difference, or why there is no such form. Heads that
-  read a class token answer from another vector than the positions, so their difference says nothing; they are marked "class token".
+## Image sizes
 
-A model outside timm names its stage ends (`--student_stages layer2,layer3`, or `stage_ends=` in Python):
+A model runs at one size, its own unless another is asked for; images of other sizes are resized to it. Convolutional
+networks take any size from 32 pixels up, square or not. Transformers take the size that they were built for:
+`--student.kwargs.img_size=32`, usually with a smaller `patch_size`. For images of 32 to 64 pixels a convolutional
+network needs a gentler stem, or its last stages have one position left: `--stem_stride 2` (or 1) lowers the stride at
+the end of the first stage, from 4 in most networks, and all later grids grow with it. Networks that cut patches which
+do not overlap (ConvNeXt, Swin, ViT) are built with smaller ones instead: `--student.kwargs.patch_size=2`.
+
+## Models outside timm
+
+Name the modules that end the stages, with `--student_stages layer2,layer3` or in Python:
 
 ```python
 from torchvision.models import resnet18
 from crossdistill import StagedModel
 
 model = StagedModel(resnet18(), stage_ends=["layer1", "layer2", "layer3", "layer4"])
-outputs = model(images)                      # images (B, 3, H, W) in [0, 1]
-[f.shape for f in outputs.features]          # (B, C_k, H_k, W_k) of each stage
-tail = model.run_from(3, outputs.features[2])  # the last stage and the head, on any map of that shape
+outputs = model(images)                          # images (B, 3, H, W) in [0, 1]
+[feature.shape for feature in outputs.features]  # (B, C_k, H_k, W_k) of each stage
+tail = model.run_from(3, outputs.features[2])    # the last stage and the head, on any map of that shape
 ```
+
+Tokens must lie row by row, behind any class and register tokens. timm's own maps show whether they do; for other
+models it is taken for granted.
+
+## The families of timm
+
+The smallest model of every family (module) of timm at its own image size, as `benchmarks/model_families.py` found it.
+
+- **stages**: the module that ends each stage, and the map there, channels@height x width.
+- **layout**: the model's own layout at the stage ends; `NLC+2` are tokens behind two class or register tokens.
+- **mixing**: what mixes positions in each stage, first to last: A attention, C convolution or pooling with
+  overlapping windows, M a linear layer over positions, - none of these. Read from the operations that a run performs.
+- **segments**: whether the model can be run stage by stage, which some methods need. "exact" was checked in float64
+  against the model's own forward, as for every model when it is built. Models that cannot are refused by the methods
+  that need it; their features and logits are there all the same.
+- **dense logits**: the head applied at every position, which CSKD needs. "exact": the mean over positions equals the
+  head's answer on a random image, to within 1e-5 of it. A number is the difference, relative to the largest logit:
+  heads with a hidden layer have no exact form. "no mean pooling": the head reads something else than the mean over
+  positions, mostly a class token, so that its answer is no measure.
 """
 
 
@@ -81,7 +102,7 @@ def describe(family: str, name: str) -> Row:
     try:
         model = StagedModel(timm.create_model(name)).eval()
     except UserError as error:
-        return Row(family, name, segments=f"no stage features: {error}")
+        return Row(family, name, segments=f"no stage features: {str(error).removeprefix(name).strip()}")
     stages = model.stages
     layouts = dict.fromkeys(s.layout + (f"+{s.prefix_tokens}" if s.prefix_tokens else "") for s in stages)
     return Row(
@@ -107,10 +128,10 @@ def dense_logits(model: StagedModel) -> str:
     own = outputs.head_logits["class"]
     if not own.any():
         return "head starts at zero"
+    if not model.pools_mean:
+        return "no mean pooling"
     gap = float((dense.mean((2, 3)) - own).abs().max() / own.abs().max())
-    if gap < 1e-5:
-        return "exact"
-    return "class token" if outputs.prefix[-1] is not None and gap > 0.1 else f"{gap:.1e}"
+    return "exact" if gap < 1e-5 else f"{gap:.1e}"
 
 
 def write_page(rows: list[Row], left_out: list[str], path: Path) -> None:

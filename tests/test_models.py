@@ -279,7 +279,7 @@ def test_a_lowered_stem_comes_back_from_the_file(tmp_path: Path) -> None:
     loaded = build_model(ModelOptions(), weights=str(tmp_path / "model.safetensors"), num_classes=3)
     assert loaded.stages == model.stages and loaded.card.stem_stride == 1
     message = refusal(ModelOptions(), weights=str(tmp_path / "model.safetensors"), num_classes=3, stem_stride=2)
-    assert "--stem_stride 2 contradicts the weights' own 1" in message
+    assert "--stem_stride 2 contradicts the weights, made with 1" in message
 
 
 # --- the class map ---

@@ -1,7 +1,7 @@
 """The frame that every method fills: a student, a frozen teacher, and named, weighted loss terms."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class Distiller(nn.Module):
     def critic(self, critic: nn.Module | None) -> None:
         self._critic = (critic,)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module would make any module a submodule before the property is asked.
         if name == "critic":
             object.__setattr__(self, name, value)

@@ -81,23 +81,28 @@ class Inspection:
 
     def _models_table(self) -> Table:
         table = Table(title="models", title_justify="left")
-        for column in ("", "model", "parameters", "MACs", "image", "classes", "segments"):
+        for column in ("", "teacher", "student"):
             table.add_column(column, overflow="fold")
-        for role, model in (("teacher", self.teacher), ("student", self.student)):
-            table.add_row(
-                role,
-                model.name,
-                _short(model.parameters),
-                _short(model.macs),
-                _grid(model.image_size),
-                str(model.num_classes or "no head"),
-                model.segments_refusal or "exact",
-            )
+        pair = (self.teacher, self.student)
+        table.add_row("name", *(model.name for model in pair))
+        table.add_row("parameters", *(_short(model.parameters) for model in pair))
+        table.add_row("MACs per image", *(_short(model.macs) for model in pair))
+        table.add_row("image size", *(_grid(model.image_size) for model in pair))
+        table.add_row("classes", *(str(model.num_classes or "no head") for model in pair))
+        table.add_row(
+            "runs in segments",
+            *(f"no: {model.segments_refusal}" if model.segments_refusal else "yes" for model in pair),
+        )
         return table
 
     def _stages_table(self) -> Table:
-        table = Table(title="stages, matched by depth", title_justify="left")
-        for column in ("teacher", "channels, grid", "mixing", "student", "channels, grid", "mixing"):
+        table = Table(
+            title="stages, matched by depth",
+            title_justify="left",
+            caption="features: channels@grid, +1 for a class or register token; mixing: what mixes positions",
+            caption_justify="left",
+        )
+        for column in ("teacher", "features", "mixing", "student", "features", "mixing"):
             table.add_column(column, overflow="fold")
         for teacher, student in self.pairs:
             table.add_row(*_stage_cells(teacher), *_stage_cells(student))
@@ -203,8 +208,8 @@ def _macs(run: Callable[[], Any]) -> int:
 def _stage_cells(stage: Stage | None) -> tuple[str, str, str]:
     if stage is None:
         return "-", "-", "-"
-    tokens = f" +{stage.prefix_tokens} token{'s' * (stage.prefix_tokens > 1)}" if stage.prefix_tokens else ""
-    return stage.path, f"{stage.channels}, {_grid(stage.size)}{tokens}", ", ".join(stage.mixing) or "-"
+    tokens = f" +{stage.prefix_tokens}" if stage.prefix_tokens else ""
+    return stage.path, f"{stage.channels}@{_grid(stage.size)}{tokens}", ", ".join(stage.mixing) or "-"
 
 
 def _grid(size: tuple[int, int]) -> str:

@@ -3,20 +3,19 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
-from crossdistill.staged.probe import stage_levels
+from crossdistill.staged.probe import STAGE_PROPORTION, probe
 
-_STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-
-# Large enough that every level of a pyramid of stride 32 has a grid of its own.
-_PROBE_SIZE = 256
+# Enough for the grids of a stem to differ, and a power of two, so that strides divide it.
+_PROBE_SIZE = 128
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Reduction:
     """A strided layer that was called, with the heights of the grids before and behind it."""
 
@@ -30,12 +29,12 @@ def lower_stem_stride(
 ) -> None:
     """Lower the stride at the end of a CNN's first stage, in place; all later grids grow by the same factor.
 
-    The first strided layers are set to stride 1, in the order of the forward, as many as it takes: a convolution keeps
-    its kernel, a pooling is removed. Layers that halve the same grid side by side (a residual block and its shortcut)
-    go together. The grids that result are checked by a run. A ResNet has stride 4 there: 2 keeps the max pooling, 1
-    is the usual form for CIFAR but for the size of the first kernel.
+    As many of the first strided layers as it takes are set to stride 1, in the order of the forward: a convolution
+    keeps its kernel, a pooling is removed. Layers that reduce the same grid side by side, in a residual block and its
+    shortcut, go together. The stage grids that result are checked by a run. A ResNet has stride 4 at the end of its
+    first stage; at 2 its max pooling stays, at 1 it is gone, as is usual for CIFAR.
 
-    Call it on the module itself, before it becomes a `StagedModel`. Weights keep their shapes.
+    Weights keep their shapes. Call it before the model becomes a `StagedModel`.
 
     Args:
         model: a timm model, or any other module with `stage_ends`.
@@ -44,33 +43,102 @@ def lower_stem_stride(
         stage_ends: module paths of the stage ends, for a model that does not name its own.
 
     Raises:
-        UserError: the stem cannot have this stride: it is higher than the model's own, the stem cuts patches that do
-            not overlap, or the strided layers do not give it.
+        UserError: the first stage cannot have this stride: it is higher than the model's own, the stem cuts patches
+            that do not overlap, or lowering the strided layers does not give it.
     """
     name = name or type(model).__name__
-    levels = [level["module"] for level in stage_levels(model, name, stage_ends, (1, 1, 3, 1)) if level["module"]]
-    # With five levels the first is the one before stage 0.
-    ends = levels[-4:] if stage_ends is None else levels
-    before, reductions = _run(model, name, ends)
-    own = _PROBE_SIZE // before[0]
-    if stride == own:
-        return
-    if not 0 < stride < own:
-        raise UserError(f"--stem_stride {stride}: the first stage of {name} has stride {own}, which can only be lowered")
-    lowered = copy.deepcopy(model)
-    remaining = own
-    for reduction in reductions:
-        if remaining <= stride:
+    try:
+        _refuse_patches(next(m for m in model.modules() if isinstance(m, nn.Conv2d)), name)
+        ends, grids = _stage_grids(model, name, stage_ends)
+        own = round(_PROBE_SIZE / grids[0])
+        if stride == own:
+            return
+        if stride < 1 or own % stride:
+            raise UserError(f"the first stage of {name} has stride {own}; choose a smaller one that divides it")
+        layers = _layers_to_lower(model, ends[0], own // stride, name)
+        lowered = copy.deepcopy(model)
+        _remove_strides(lowered, layers)
+        _, after = _stage_grids(lowered, name, stage_ends)
+        if after != [grid * own // stride for grid in grids]:
+            raise UserError(
+                f"lowering the first strided layers of {name} turns grids of {_listed(grids)} into {_listed(after)} at "
+                f"{_PROBE_SIZE} pixels; choose another stride, or enlarge --image_size instead"
+            )
+    except UserError as error:
+        raise UserError(f"--stem_stride {stride}: {error}") from error
+    _remove_strides(model, layers)
+    # timm's own record of pixels per position, which tells where tokens lie.
+    for level in getattr(model, "feature_info", None) or []:
+        level["reduction"] = max(1, level["reduction"] * stride // own)
+
+
+def _stage_grids(model: nn.Module, name: str, stage_ends: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """Paths of the stage ends and the heights of their grids."""
+    stages = probe(model, name, (_PROBE_SIZE, _PROBE_SIZE), stage_ends, STAGE_PROPORTION).stages
+    return [stage.path for stage in stages], [stage.size[0] for stage in stages]
+
+
+def _layers_to_lower(model: nn.Module, end: str, factor: int, name: str) -> list[str]:
+    """Paths of the first strided layers whose strides multiply to `factor`, or to the next that can be reached."""
+    reductions = _reductions(model, end)
+    layers: list[str] = []
+    for before in dict.fromkeys(reduction.before for reduction in reductions):
+        if factor <= 1:
             break
-        together = [r for r in reductions if r.before == reduction.before]
-        for layer in together:
-            _remove_stride(lowered, layer.path, name)
-        remaining = remaining * reduction.after // reduction.before
-    after, _ = _run(lowered, name, ends)
-    if after != [grid * own // stride for grid in before]:
+        together = [reduction for reduction in reductions if reduction.before == before]
+        for reduction in together:
+            _refuse_patches(model.get_submodule(reduction.path), name)
+        layers += [reduction.path for reduction in together]
+        factor //= round(before / together[0].after)
+    return layers
+
+
+def _reductions(model: nn.Module, end: str) -> list[_Reduction]:
+    """The strided convolutions and poolings that are called before the module at `end` returns, in order."""
+    found: list[_Reduction] = []
+    ended: list[bool] = []
+    probed = copy.deepcopy(model).eval()
+
+    for path, module in probed.named_modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+
+            def note(module: nn.Module, args: tuple[Tensor], output: Tensor, path: str = path) -> None:
+                before, after = args[0].shape[-2], output.shape[-2]
+                if not ended and _stride(module) > 1:
+                    found.append(_Reduction(path, before, after))
+
+            module.register_forward_hook(note)
+    probed.get_submodule(end).register_forward_hook(lambda module, args, output: ended.append(True))
+    parameter = next(probed.parameters())
+    with torch.no_grad():
+        probed(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE, dtype=parameter.dtype, device=parameter.device))
+    return found
+
+
+def _stride(module: Any) -> int:
+    stride = module.stride
+    return stride if isinstance(stride, int) else max(stride)
+
+
+def _refuse_patches(module: Any, name: str) -> None:
+    kernel = module.kernel_size
+    size = kernel if isinstance(kernel, int) else max(kernel)
+    if isinstance(module, nn.Conv2d) and 1 < size <= _stride(module):
         raise UserError(
-            f"--stem_stride {stride}: the strided layers of {name} do not give it (its stages have grids of "
-            f"{', '.join(map(str, after))} for {_PROBE_SIZE} pixels then); leave it out, or enlarge --image_size"
+            f"{name} cuts the image into patches of {size}x{size} that do not overlap; give it smaller ones when it "
+            f"is built, for example --student.kwargs.patch_size={size // 2}"
         )
-    for reduction in reductions:
-        pass
+
+
+def _remove_strides(model: nn.Module, paths: list[str]) -> None:
+    for path in paths:
+        module = model.get_submodule(path)
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+        else:
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def _listed(grids: list[int]) -> str:
+    return ", ".join(map(str, grids))

@@ -226,7 +226,16 @@ def test_mistakes_are_told_in_one_line_and_write_nothing(
     assert not output.exists()
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed"])
+@pytest.mark.slow
+def test_compiled_run_gives_the_same_losses(image_folder: Path, tmp_path: Path) -> None:
+    quiet_run(tiny_options(image_folder, tmp_path / "a", max_steps=3, log_every=1))
+    quiet_run(tiny_options(image_folder, tmp_path / "b", max_steps=3, log_every=1, compile=True))
+    for one, two in zip(metrics(tmp_path / "a"), metrics(tmp_path / "b"), strict=True):
+        if one["kind"] == "train":
+            assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_mixed_precision_trains(precision: str, image_folder: Path, tmp_path: Path) -> None:
     summary = quiet_run(
         tiny_options(image_folder, tmp_path / "run", precision=precision, mixup=0.2, learning_rate=0.01, epochs=6)

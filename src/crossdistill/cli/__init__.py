@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 after a user's mistake, told in one line on stderr; 130 after Ctrl-C. A defect of this package
         keeps its traceback.
     """
+    # A console script does not look for modules where it is called, but that is where users keep their own methods.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         # Inside the try, because a pipe that was closed early shows only when the buffer is written out.

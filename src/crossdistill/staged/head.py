@@ -1,11 +1,13 @@
 """The head of a model: what it pools, what its classifier reads, and the classifier applied at every position."""
 
+from typing import Any
+
 import torch
 from timm.layers import RmsNorm, RmsNorm2d, SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crossdistill.staged.layout import Grid
+from crossdistill.staged.layout import Grid, to_map
 from crossdistill.staged.plan import Plan, Step
 from crossdistill.staged.trace import Call, Trace
 
@@ -51,8 +53,15 @@ def describe_head(
     pooling = [call for call in behind if call.path not in in_chains and any(True for _ in call.module.parameters())]
     if pooling:
         plan.dense_refusal = f"it pools with parameters of its own ('{pooling[0].path}')"
-    elif any(_width(chain[0].input) != plan.final.channels for chain in chains.values()):
+        return
+    vectors = [chain[0].input.flatten(1) for chain in chains.values() if chain[0].input is not None]
+    if any(vector.shape[1] != plan.final.channels for vector in vectors):
         plan.dense_refusal = "its pooling changes the number of channels"
+        return
+    pooled_map = trace.calls[final].output
+    assert pooled_map is not None
+    mean = to_map(pooled_map, plan.final)[0].mean((2, 3))
+    plan.pools_mean = all(torch.allclose(vector, mean) for vector in vectors)
 
 
 def _final_call(plan: Plan, trace: Trace, last_stage: int) -> int:
@@ -87,6 +96,8 @@ def _chain_to(classifier: Call, calls: list[Call]) -> list[Call]:
     for call in reversed(calls[: calls.index(classifier)]):
         if call.input is None or call.output is None or call.input.numel() != _width(call.input):
             continue
+        if isinstance(call.module, _POOLING):
+            break
         after = chain[0].input
         assert after is not None
         if call.output.numel() == after.numel() and torch.equal(call.output.flatten(), after.flatten()):
@@ -122,7 +133,7 @@ def apply_at_every_position(model: nn.Module, chain: list[Step], final: Tensor) 
     return positions[:, :-1].transpose(1, 2).unflatten(2, (height, width))
 
 
-def _normalise_by_last(module: nn.Module, positions: Tensor) -> Tensor | None:
+def _normalise_by_last(module: Any, positions: Tensor) -> Tensor | None:
     """Apply a norm to (B, N, D) with the statistics of the last position; None for modules that are no such norm.
 
     A batch norm in eval mode is affine already. In training mode it takes those of the batch, and its running
@@ -132,7 +143,7 @@ def _normalise_by_last(module: nn.Module, positions: Tensor) -> Tensor | None:
     if isinstance(module, nn.LayerNorm) or (isinstance(module, nn.GroupNorm) and module.num_groups == 1):
         variance, mean = torch.var_mean(x[:, -1:], dim=2, keepdim=True, correction=0)
     elif isinstance(module, nn.RMSNorm | RmsNorm | RmsNorm2d):
-        variance, mean = x[:, -1:].square().mean(dim=2, keepdim=True), 0.0
+        variance, mean = x[:, -1:].square().mean(dim=2, keepdim=True), x.new_zeros(())
     elif isinstance(module, _BatchNorm) and module.training:
         variance, mean = torch.var_mean(x[:, -1:], dim=(0, 1), keepdim=True, correction=0)
     else:

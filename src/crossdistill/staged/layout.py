@@ -13,7 +13,7 @@ Layout = Literal["NCHW", "NHWC", "NLC"]
 # Glue takes what one module returned, and the shape (without the batch) that the next one is given.
 Glue = Callable[[Tensor, tuple[int, ...]], Tensor]
 
-# Class and register tokens together are fewer than this in every published network.
+# Class and register tokens together are no more than this in any published network.
 MOST_PREFIX_TOKENS = 16
 
 
@@ -86,9 +86,9 @@ def possible_grids(
 
     grids: list[Grid] = []
     if len(shape) == 4:
-        for layout, c, height, width in (("NCHW", *shape[1:]), ("NHWC", shape[3], *shape[1:3])):
-            if c == (channels or c) and has_aspect_of_image(height, width):
-                grids.append(Grid(layout, c, (height, width)))
+        _, a, b, c = shape
+        readings = (Grid("NCHW", a, (b, c)), Grid("NHWC", c, (a, b)))
+        grids = [g for g in readings if g.channels == (channels or g.channels) and has_aspect_of_image(*g.size)]
     elif len(shape) == 3 and shape[2] == (channels or shape[2]):
         fits = []
         for height, width in _likely_sizes(shape[1], image_size, reduction):
@@ -103,7 +103,7 @@ def _likely_sizes(tokens: int, image_size: tuple[int, int], reduction: float | N
     height, width = image_size
     if reduction is not None:
         # Patch embeddings drop what is left over at the border, strided convolutions count it.
-        return [tuple(rounding(side / reduction) for side in image_size) for rounding in (math.floor, math.ceil)]
+        return [(rounding(height / reduction), rounding(width / reduction)) for rounding in (math.floor, math.ceil)]
     # The largest grid of the image's proportions that the tokens can fill.
     scale = math.sqrt(tokens / (height * width))
     return [(max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6)))]

@@ -48,7 +48,8 @@ def _classify(name: str, args: tuple, kwargs: dict[str, Any]) -> Operation | Non
         return ("convolution", 0, 0) if _overlaps(window, _argument(args, kwargs, 2, "stride") or window) else None
     if name == "linear":
         shape = _argument(args, kwargs, 0, "input").shape
-        return ("linear", shape[-1], shape[-2]) if len(shape) > 2 else None
+        # One image is run: what mixes all its positions is given (1, channels, positions), windows come as (n, ...).
+        return ("linear", shape[-1], shape[-2]) if len(shape) == 3 and shape[0] == 1 else None
     return None
 
 

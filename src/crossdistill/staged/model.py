@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from crossdistill.errors import UserError
 from crossdistill.staged.head import apply_at_every_position
 from crossdistill.staged.layout import from_map, to_map
 from crossdistill.staged.plan import Plan, Stage, run_steps
-from crossdistill.staged.probe import probe
+from crossdistill.staged.probe import STAGE_PROPORTION, probe
 from crossdistill.staged.taps import Entered, Gate, InputTap, OutputTap, Recorder
+
+if TYPE_CHECKING:
+    from crossdistill.weights import ModelCard
 
 
 @dataclass
@@ -48,9 +52,11 @@ class StagedModel(nn.Module):
     and, for models with class or register tokens, these tokens beside it. Stage k+1 is entered by what stage k ends
     with: in ConvNeXt and Swin, the map before the downsampling.
 
-    Segments are checked when the model is built: in float64, on a random image, against its own forward. A model that
-    fails (blocks that take rotary embeddings or grid sizes, class attention behind the stages) still gives features;
-    asking it for segments raises the reason.
+    Segments are checked when the model is built: in float64, on a random image, in eval mode, against its own forward.
+    A model that fails (blocks that take rotary embeddings or grid sizes, class attention behind the stages) still
+    gives features; asking it for segments raises the reason. What a forward does between its modules in training mode
+    only, such as dropout by a function, is not seen and is left out of a segmented run; timm does so in `forward_head`
+    alone, which is run as a whole.
 
     Stages are the last four levels of timm's `feature_info` (fewer where it has fewer); a network whose levels share
     one resolution is cut in `stage_proportion`. Other modules name their stage ends.
@@ -77,6 +83,7 @@ class StagedModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    card: "ModelCard"  # set by `crossdistill.models.build_model`
 
     def __init__(
         self,
@@ -87,11 +94,11 @@ class StagedModel(nn.Module):
         std: Sequence[float] | None = None,
         image_size: tuple[int, int] | int | None = None,
         stage_ends: Sequence[str] | None = None,
-        stage_proportion: Sequence[int] = (1, 1, 3, 1),
+        stage_proportion: Sequence[int] = STAGE_PROPORTION,
     ) -> None:
         super().__init__()
         config = _pretrained_config(model)
-        self.model = model
+        self.model: Any = model
         self.name = name or config.get("architecture") or type(model).__name__
         self.image_size = _size(image_size) if image_size is not None else _own_image_size(model, config)
         self._plan: Plan = probe(model, self.name, self.image_size, stage_ends, stage_proportion)
@@ -102,6 +109,7 @@ class StagedModel(nn.Module):
             statistics = torch.as_tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1).expand(1, 3, 1, 1)
             self.register_buffer(key, statistics.clone(), persistent=False)
         self._recorder = Recorder()
+        self._hooks: list[RemovableHandle] = []
         self.attach_hooks()
 
     @property
@@ -118,6 +126,11 @@ class StagedModel(nn.Module):
     def pooled_size(self) -> int:
         """D of `Outputs.pooled`."""
         return self._plan.pooled_size
+
+    @property
+    def pools_mean(self) -> bool:
+        """Whether the head reads the mean of `Outputs.final` over positions: no class token, no maximum."""
+        return self._plan.pools_mean
 
     @property
     def exact_segments(self) -> bool:
@@ -152,10 +165,11 @@ class StagedModel(nn.Module):
         for head, path in plan.classifiers.items():
             taps += [(path, OutputTap(recorder, head)), (path, InputTap(recorder, f"{head} input"))]
         taps.append((plan.first_unit, Gate(recorder)))
-        for handle in recorder.handles:
+        for handle in self._hooks:
             handle.remove()
-        recorder.handles = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
-        recorder.copied = {key for key, path in maps if path in plan.overwritten}
+        self._hooks = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
+        # Not the final map: there, what a later module made of it is what gets pooled.
+        recorder.copied = {key for key, path in maps if path in plan.overwritten and key != "final"}
 
     def prepare_images(self, images: Tensor) -> Tensor:
         """Resize images in [0, 1] to the model's size, where they differ, and normalise them for it."""
@@ -287,7 +301,8 @@ class StagedModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the model wants no weight decay on, as they are called here."""
         own = getattr(self.model, "no_weight_decay", None)
-        return {f"model.{name}" for name in own()} if own is not None else set()
+        # timm names tokens that this very model may not have.
+        return {f"model.{name}" for name in own()} & set(dict(self.named_parameters())) if own is not None else set()
 
     @torch.no_grad()
     def select_classes(self, indices: Sequence[int]) -> None:
@@ -305,7 +320,7 @@ class StagedModel(nn.Module):
         if wrong:
             raise UserError(f"{self.name} has no output {wrong[0]}: its outputs are 0 to {self.num_classes - 1}")
         for path in self._plan.classifiers.values():
-            layer = self.model.get_submodule(path)
+            layer: Any = self.model.get_submodule(path)
             layer.weight = nn.Parameter(layer.weight[list(indices)], layer.weight.requires_grad)
             if layer.bias is not None:
                 layer.bias = nn.Parameter(layer.bias[list(indices)], layer.bias.requires_grad)

@@ -64,6 +64,7 @@ class Plan:
         final: native layout of that output.
         num_classes: K; 0 for a model without a head.
         pooled_size: D of what the classifier reads.
+        pools_mean: the vector behind the pooling is the mean of the final map over positions.
         classifiers: name of a head -> path of its linear layer or 1x1 convolution.
         head_chains: name of a head -> the units between pooling and logits.
         dense_refusal: why the head cannot be applied at every position; "" if it can.
@@ -82,6 +83,7 @@ class Plan:
     final: Grid = field(default_factory=lambda: Grid("NCHW", 0, (0, 0)))
     num_classes: int = 0
     pooled_size: int = 0
+    pools_mean: bool = False
     classifiers: dict[str, str] = field(default_factory=dict)
     head_chains: dict[str, list[Step]] = field(default_factory=dict)
     dense_refusal: str = ""

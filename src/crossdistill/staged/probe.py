@@ -25,6 +25,9 @@ from crossdistill.staged.trace import Call, Trace, trace_run
 # its rotary embedding behind a LayerScale of 1e-5 differs by 1e-8, and that must not pass.
 TOLERANCE = 1e-9
 
+# How the blocks of an isotropic network are dealt out: 2-2-6-2 of 12, as the papers on cross-architecture pairs do.
+STAGE_PROPORTION = (1, 1, 3, 1)
+
 
 def probe(
     model: nn.Module,
@@ -47,7 +50,7 @@ def probe(
     with torch.no_grad():
         model, image, trace = _traced_copy(model, name, image_size, marks)
         ends = _describe_stages(plan, trace, name, levels, image_size)
-        _check_token_order(plan, trace, model, image, name)
+        _check_token_order(plan, trace.calls[ends[1]], model, image, name)
         describe_head(plan, trace, classifiers, getattr(model, "num_classes", None), ends[-1])
         if image.dtype != torch.float64:
             plan.refusal = "its forward does not run in float64, in which segments are checked"
@@ -59,7 +62,7 @@ def probe(
 def _traced_copy(
     model: nn.Module, name: str, image_size: tuple[int, int], marks: Sequence[str]
 ) -> tuple[nn.Module, Tensor, Trace]:
-    """A copy of the model, the random image that it was run on, and the trace; in float64 if the forward allows that."""
+    """A copy of the model, the random image that it ran on, and the trace: in float64 if the forward allows that."""
     parameter = next(model.parameters())
     image = torch.randn(1, 3, *image_size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
     for dtype in (torch.float64, parameter.dtype):
@@ -79,12 +82,13 @@ def stage_levels(
     The first entry has `module` "" where stage 0 begins with its own container.
     """
     paths = {path for path, _ in model.named_modules()}
+    levels = [level for level in getattr(model, "feature_info", None) or [] if level.get("module") in paths]
     if stage_ends is not None:
         missing = [path for path in stage_ends if path not in paths]
         if missing or not stage_ends:
             raise UserError(f"{name} has no module '{', '.join(missing)}' to end a stage: see its named_modules()")
-        return [{"module": ""}, *({"module": path} for path in stage_ends)]
-    levels = [level for level in getattr(model, "feature_info", None) or [] if level.get("module") in paths]
+        known = {level["module"]: level for level in levels}
+        return [{"module": ""}, *(known.get(path, {"module": path}) for path in stage_ends)]
     if not levels:
         raise UserError(
             f"{name} does not say where its stages end: name them (--student_stages or --teacher_stages layer2,layer3)"
@@ -109,7 +113,7 @@ def cut_isotropic(depth: int, proportion: Sequence[int]) -> list[int]:
     return [end - 1 for end in (*ends[1:], depth)]
 
 
-def classifier_layers(model: nn.Module) -> dict[str, str]:
+def classifier_layers(model: Any) -> dict[str, str]:
     """Name of a head -> path of its linear layer or 1x1 convolution; empty for a model without a head."""
     layers = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     if hasattr(model, "get_classifier"):
@@ -136,7 +140,7 @@ def _describe_stages(
         positions.append(index)
     if positions != sorted(set(positions)):
         order = ", ".join(level["module"] for level in levels[1:])
-        raise UserError(f"{name} does not run its stages in the order {order}")
+        raise UserError(f"{name} gives no feature map: it does not run its stages one after another as {order}")
     begin = _first_call(trace, levels[0]["module"], levels[1]["module"])
     ends = [begin - 1, *positions]
     ending = [trace.calls[index] for index in positions]
@@ -217,10 +221,12 @@ def _maps_in(
 
 
 def _shape(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "none"
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "several things and none of them is a map" if isinstance(value, tuple | list) else type(value).__name__
 
 
-def _check_token_order(plan: Plan, trace: Trace, model: nn.Module, image: Tensor, name: str) -> None:
+def _check_token_order(plan: Plan, end: Call, model: Any, image: Tensor, name: str) -> None:
     """Refuse tokens that do not lie row by row, such as Hiera's unrolled ones, by timm's own map of the first stage."""
     stage, grid = plan.stages[0], plan.boundaries[1]
     paths = [level.get("module") for level in getattr(model, "feature_info", None) or []]
@@ -229,7 +235,8 @@ def _check_token_order(plan: Plan, trace: Trace, model: nn.Module, image: Tensor
     (theirs,) = model.forward_intermediates(
         image, indices=[paths.index(stage.path)], stop_early=True, output_fmt="NCHW", intermediates_only=True
     )
-    ours = to_map(trace.calls[trace.last_call(stage.path)].output, grid)[0]
+    assert end.output is not None
+    ours = to_map(end.output, grid)[0]
     if ours.shape != theirs.shape or torch.allclose(ours, theirs):
         return
     # Another order has the same tokens; other values are another feature, not a wrong order.
@@ -242,6 +249,8 @@ def _find_segments(plan: Plan, trace: Trace, ends: list[int]) -> str:
     plan.own_head = trace.split is not None
     stop = len(trace.calls) if trace.split is None else trace.split
     target = trace.output if trace.split is None else trace.features
+    if ends[-1] >= stop:
+        return "its last stage is part of its forward_head"
     if not isinstance(target, Tensor):
         return "its forward_features returns no tensor"
     previous: Tensor | None = trace.calls[ends[0] + 1].input
@@ -274,7 +283,7 @@ def _connect(before: Tensor | None, after: Tensor, path: str) -> Step | None:
     return None if glue is None else Step(path, glue, tuple(after.shape[1:]))
 
 
-def _check_segments(plan: Plan, trace: Trace, model: nn.Module, ends: list[int]) -> str:
+def _check_segments(plan: Plan, trace: Trace, model: Any, ends: list[int]) -> str:
     """Run the copy in segments, through (B, C, H, W) at every boundary, against what its own forward gave."""
     x = trace.calls[ends[0] + 1].input
     assert x is not None
@@ -289,7 +298,7 @@ def _check_segments(plan: Plan, trace: Trace, model: nn.Module, ends: list[int])
     if not error <= TOLERANCE:
         return f"running it in segments differs from its own forward (relative error {error:.1e} in float64)"
     if plan.own_head:
-        logits = model.forward_head(x)  # type: ignore[operator]
+        logits = model.forward_head(x)
         if not torch.allclose(logits, trace.output, rtol=TOLERANCE, atol=TOLERANCE):
             return "its forward does more than forward_head(forward_features(x))"
     return ""

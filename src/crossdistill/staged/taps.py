@@ -19,7 +19,6 @@ class Recorder:
         self.stop_at_gate = False
         # Keys whose tensor a later module overwrites in place.
         self.copied: set[Any] = set()
-        self.handles: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
         self.recording = True

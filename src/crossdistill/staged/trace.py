@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from crossdistill.errors import UserError
 from crossdistill.staged.mixing import Operation, OperationWatch
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of a unit."""
 
@@ -111,7 +112,7 @@ def _recording(trace: Trace, units: list[tuple[str, nn.Module]]) -> Iterator[Non
 
 
 @contextmanager
-def _noting_features(trace: Trace, model: nn.Module) -> Iterator[None]:
+def _noting_features(trace: Trace, model: Any) -> Iterator[None]:
     """Note where `forward_features` ends, for forwards that are `forward_head(forward_features(x))`, as timm's are."""
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         yield
@@ -123,7 +124,7 @@ def _noting_features(trace: Trace, model: nn.Module) -> Iterator[None]:
         trace.split = len(trace.calls)
         return trace.features
 
-    model.forward_features = noting  # type: ignore[assignment]
+    model.forward_features = noting
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The training loop, on Lightning Fabric. It knows neither architectures nor methods: it calls a Distiller's `forward`."""
+"""The training loop, on Lightning Fabric. It knows neither architectures nor methods: it calls the Distiller."""
 
 import signal
 import sys
@@ -181,15 +181,9 @@ class Loop:
         end = min(first_step + self.train.steps_per_epoch, self.total_steps)
         batches = self.train.epoch(epoch, start_step=self.step - first_step)
         self.wrapped.train()
-        self._interval_started = time.perf_counter()
-        self._interval_first_step = self.step
+        self.start_interval()
         while self.step < end:
-            self._set_progress(epoch)
-            rate = self.schedule.set(self.step)
-            norms = self._optimise(batches)
-            self.step += 1
-            if self.step % self.options.log_every == 0 or self.step == self.total_steps:
-                self._report(epoch, {"learning_rate": rate} | norms)
+            self.advance(epoch, batches)
             if self._should_stop():
                 self._save()
                 self._say(f"stopped at step {self.step}; go on with: --output {self.folder.path} --resume true")
@@ -204,6 +198,20 @@ class Loop:
         if (epoch + 1) % self.options.evaluate_every == 0 or self.step == self.total_steps:
             self._evaluate(epoch)
         self._save()
+
+    def start_interval(self) -> None:
+        """Begin to count time and steps for the next report."""
+        self._interval_started = time.perf_counter()
+        self._interval_first_step = self.step
+
+    def advance(self, epoch: int, batches: Iterator[Batch]) -> None:
+        """One optimiser step of the student, the critic's where it is due, and a report at the end of an interval."""
+        self._set_progress(epoch)
+        rate = self.schedule.set(self.step)
+        norms = self._optimise(batches)
+        self.step += 1
+        if self.step % self.options.log_every == 0 or self.step == self.total_steps:
+            self._report(epoch, {"learning_rate": rate} | norms)
 
     def _optimise(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimiser step over `accumulate` batches; gradient norms per term where they are asked for."""

@@ -66,6 +66,8 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
     fabric.launch()
     train, validation = _loaders(options, data, student, fabric.device, fabric.global_rank, fabric.world_size)
     distiller.to(fabric.device)
+    if options.sync_batch_norm and fabric.world_size > 1:
+        _synchronise_batch_norms(distiller, fabric.device)
     teacher_answers, teacher_top1 = None, None
     if teacher is not None:
         if not options.resume:
@@ -219,6 +221,24 @@ def _preflight(
     )
     for warning in checked["warnings"]:
         console.print(f"warning: {warning}", soft_wrap=True)
+
+
+def _synchronise_batch_norms(distiller: Distiller, device: torch.device) -> None:
+    """Let the batch norms of the student and of the method's own parts see the whole batch.
+
+    Raises:
+        UserError: the device cannot.
+    """
+    from timm.layers import convert_sync_batchnorm
+
+    if device.type == "cpu":
+        raise UserError("--sync_batch_norm true needs GPUs: PyTorch synchronises no batch norms on the CPU")
+    for name, part in distiller.named_children():
+        if part is distiller.student:
+            distiller.student.model = convert_sync_batchnorm(distiller.student.model)
+            distiller.student.attach_hooks()
+        elif part is not distiller.teacher:
+            setattr(distiller, name, convert_sync_batchnorm(part))
 
 
 def _seed(seed: int) -> None:

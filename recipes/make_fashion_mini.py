@@ -2,7 +2,7 @@
 
     python recipes/make_fashion_mini.py FOLDER [OUTPUT]
 
-FOLDER holds the four `*-ubyte.gz` files as Zalando publishes them. 400 training images of each class are drawn with
+FOLDER holds the four `*-ubyte.gz` files as Zalando publishes them. 200 training images of each class are drawn with
 `random.Random(0)` and stay in their original order; the validation images are all 10,000 test images, unchanged.
 The images are the same on every run; the packed bytes depend on the version of zlib alone.
 """
@@ -14,7 +14,7 @@ import struct
 import sys
 from pathlib import Path
 
-PER_CLASS = 400
+PER_CLASS = 200
 CLASSES = 10
 PACKAGED = Path(__file__).parent.parent / "src" / "crossdistill" / "data" / "fashion_mini"
 

@@ -2,10 +2,10 @@
 
     python recipes/fashion_students.py --originals /usr/share/datasets/fashion-mnist --output runs/fashion
 
-Every run is the quickstart's recipe, with another student where it is the MLP. KD's temperature is chosen from 1, 2, 4
-in runs of a third of the length, with seed 0, on 5,000 training images of Fashion-MNIST that are not among the student's
-2,000 (the teacher was trained on them, so they flatter it; they only choose the temperature). FOLDER holds the original
-`*-ubyte.gz` files. Runs that are there already are not run again. Prints a Markdown table.
+Every run is the quickstart's recipe, with another student where it is the MLP. KD's temperature is chosen from 1, 2,
+4 in runs of a third of the length, with seed 0, on 5,000 training images of Fashion-MNIST that are not among the
+student's 2,000 (the teacher was trained on them, so they flatter it; they only choose the temperature). FOLDER holds
+the original `*-ubyte.gz` files. Runs that are there already are not run again. Prints a Markdown table.
 """
 
 import argparse

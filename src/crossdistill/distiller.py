@@ -36,8 +36,8 @@ class Distiller(nn.Module):
     # Optimiser steps of the student for one of the critic.
     critic_every: int = 1
     critic_learning_rate: float = 1e-4
-    # Buffers whose value differs between processes; checkpoints hold them once per process.
-    rank_local: ClassVar[tuple[str, ...]] = ()
+    # Names of buffers whose value differs between processes; checkpoints hold them once per process.
+    rank_local: tuple[str, ...] = ()
 
     progress: Tensor
 

@@ -155,7 +155,7 @@ class Loop:
         if path is None:
             return False
         shared, own = read_checkpoint(path, self.fabric.global_rank)
-        self.distiller.load_state_dict(shared["distiller"])
+        self.distiller.load_state_dict(shared["distiller"] | own["rank_local"])
         self.optimizer.load_state_dict(shared["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(shared["ema"])
@@ -164,9 +164,6 @@ class Loop:
             self.distiller.critic.load_state_dict(shared["critic"])
             self.critic_optimizer.load_state_dict(shared["critic_optimizer"])
         self.fabric.strategy.precision.load_state_dict(shared["precision"])
-        buffers = dict(self.distiller.named_buffers())
-        for name, value in own["rank_local"].items():
-            buffers[name].copy_(value)
         self.step = shared["step"]
         self.best_top1 = shared["best_top1"]
         self.seconds = shared["seconds"]
@@ -333,9 +330,13 @@ class Loop:
         try:
             if rank == 0:
                 writer.write_shared(self._shared_state())
-            buffers = dict(self.distiller.named_buffers())
-            own = {"sums": {name: value.cpu() for name, value in self.sums.items()}, "random": random_states()}
-            writer.write_rank(rank, own | {"rank_local": {name: buffers[name] for name in self.distiller.rank_local}})
+            state = self.distiller.state_dict()
+            own = {
+                "sums": {name: value.cpu() for name, value in self.sums.items()},
+                "random": random_states(),
+                "rank_local": {name: state[name] for name in self.distiller.rank_local},
+            }
+            writer.write_rank(rank, own)
         except UserError as caught:
             error = caught
         # One process that fails alone would leave the others waiting for it.
@@ -350,13 +351,14 @@ class Loop:
 
     def _shared_state(self) -> dict[str, Any]:
         critic = self.distiller.critic
+        state = self.distiller.state_dict()
         return {
             "step": self.step,
             "best_top1": self.best_top1,
             "seconds": self.seconds,
             "last_evaluation": self.last_evaluation if self.step == self.total_steps else {},
             "summed_steps": self.summed_steps,
-            "distiller": self.distiller.state_dict(),
+            "distiller": {name: state[name] for name in state if name not in self.distiller.rank_local},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else {},
             "critic": critic.state_dict() if critic is not None else {},

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from conftest import SIDE, TINY
 from crossdistill.cli import VERBS
 from crossdistill.staged import StagedModel
+from tiny_models import SIDE, TINY
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

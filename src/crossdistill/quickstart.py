@@ -13,13 +13,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
 DEFAULT_METHODS = ("scratch", "kd", "ofa")
 _TIMED_STEPS = 3
 
 
-def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", seed: int = 0) -> list[dict[str, Any]]:
+def run(
+    methods: Sequence[str] | None = None,
+    output: str = "runs/quickstart",
+    seed: int = 0,
+    *,
+    only_fitting: bool = False,
+) -> list[dict[str, Any]]:
     """Train the student with each method and compare.
 
     A method that was run already is not trained again, and one that was interrupted goes on.
@@ -28,20 +35,33 @@ def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", s
         methods: names of methods; default: `DEFAULT_METHODS`.
         output: each method's run folder is made in this one.
         seed: of everything random.
+        only_fitting: leave out the methods that do not fit the pair, and say why, instead of refusing.
 
     Returns:
         The summary of each run, in order.
+
+    Raises:
+        UserError: a method does not fit the pair.
     """
     from crossdistill.train import run as train
 
     console = Console()
     names = list(methods or DEFAULT_METHODS)
     with as_file(files("crossdistill") / "assets" / "fashion_vit.safetensors") as teacher:
-        recipes = [recipe(name, str(teacher), f"{output}/{name}", seed) for name in names]
-        seconds = sum(map(_estimate, recipes))
-        console.print(f"{len(names)} runs: {', '.join(names)}; about {max(1, round(seconds / 60))} min on this machine")
+        recipes = {name: recipe(name, str(teacher), f"{output}/{name}", seed) for name in names}
+        seconds = 0.0
+        for name in names:
+            try:
+                seconds += _estimate(recipes[name])
+            except UserError as error:
+                if not only_fitting:
+                    raise
+                console.print(f"left out: {error}", soft_wrap=True)
+                del recipes[name]
+        minutes = max(1, round(seconds / 60))
+        console.print(f"{len(recipes)} runs: {', '.join(recipes)}; about {minutes} min on this machine")
         summaries = []
-        for name, options in zip(names, recipes, strict=True):
+        for name, options in recipes.items():
             console.rule(name)
             options.resume = (Path(options.output) / "recipe.yaml").exists()
             summaries.append(train(options, console))

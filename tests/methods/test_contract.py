@@ -5,13 +5,15 @@ import copy
 import pytest
 import torch
 
-from conftest import SIDE, TINY
 from crossdistill.distiller import Distiller
-from crossdistill.methods import METHODS, build_distiller
+from crossdistill.methods import build_distiller
 from crossdistill.options import MethodOptions
 from crossdistill.staged import StagedModel
+from tiny_models import SIDE, TINY
 
 PAIRS = [("vit", "cnn"), ("cnn", "vit"), ("mlp", "cnn"), ("vit", "mlp"), ("swin", "distilled"), ("cnn", "swin")]
+# Methods that fit every pair; those that refuse some, or need their own tolerances, call these checks from their files.
+METHODS = ["scratch", "kd", "ofa"]
 CASES = [(method, teacher, student) for method in METHODS for teacher, student in PAIRS]
 
 

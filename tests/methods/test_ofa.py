@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import SIDE, TINY
 from crossdistill.errors import UserError
 from crossdistill.functional import ofa_loss
 from crossdistill.methods.ofa import OFA, ConvolutionBranch, PatchMerging, TokenBranch
 from crossdistill.staged import StagedModel
+from tiny_models import SIDE, TINY
 
 
 def test_loss_by_hand() -> None:

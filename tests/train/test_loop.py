@@ -11,7 +11,6 @@ import torch
 from helpers import metrics, quiet_run, tiny_options
 from torch import Tensor, nn
 
-from conftest import SIDE
 from crossdistill.distiller import Distiller, label_loss
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions
@@ -19,6 +18,7 @@ from crossdistill.staged import Outputs
 from crossdistill.train.checkpoint import latest_checkpoint
 from crossdistill.train.loop import Loop
 from crossdistill.weights import load_model
+from tiny_models import SIDE
 
 HERE = f"{__name__}."
 

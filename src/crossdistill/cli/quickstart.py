@@ -28,4 +28,4 @@ def run(arguments: list[str]) -> None:
 
     from crossdistill import quickstart
 
-    quickstart.run(methods, options.output, options.seed)
+    quickstart.run(methods, options.output, options.seed, only_fitting=options.methods == "all")

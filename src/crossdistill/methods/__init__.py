@@ -16,6 +16,9 @@ METHODS: dict[str, str] = {
     "scratch": "crossdistill.methods.scratch.Scratch",
     "kd": "crossdistill.methods.kd.KD",
     "ofa": "crossdistill.methods.ofa.OFA",
+    "fbt": "crossdistill.methods.fbt.FBT",
+    "pat": "crossdistill.methods.pat.PAT",
+    "cskd": "crossdistill.methods.cskd.CSKD",
 }
 
 # Constructor arguments that are not the user's to set: the models, and facts of the run.

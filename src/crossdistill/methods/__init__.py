@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "scratch": "crossdistill.methods.scratch.Scratch",
     "kd": "crossdistill.methods.kd.KD",
     "ofa": "crossdistill.methods.ofa.OFA",
+    "cakd": "crossdistill.methods.cakd.CAKD",
     "fbt": "crossdistill.methods.fbt.FBT",
     "pat": "crossdistill.methods.pat.PAT",
     "cskd": "crossdistill.methods.cskd.CSKD",

@@ -91,7 +91,7 @@ def recipe(method: str, teacher: str, output: str, seed: int) -> TrainingOptions
         learning_rate=5e-3,
         crop="none",
         seed=seed,
-        evaluate_every=8,
+        evaluate_every=12,
         log_every=30,
     )
 

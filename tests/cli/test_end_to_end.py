@@ -94,6 +94,18 @@ def test_evaluate_agrees_with_the_run(student: Path, squares: Path, capsys: pyte
     assert ["images", "16"] in rows
 
 
+def test_evaluate_on_corrupted_images(student: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(student), "--data", str(squares), "--accelerator", "cpu", "--workers", "0"]
+    assert main([*arguments, "--corruptions", "--json"]) == 0
+    top1 = json.loads(capsys.readouterr().out)["corrupted_top1"]
+    assert len(top1) == 8
+    # Sixteen images: every accuracy is a multiple of 6.25, and there are five severities.
+    assert all(len(row) == 5 and all(value % 6.25 == 0 for value in row) for row in top1.values())
+    assert main([*arguments, "--corruptions"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*top1, "mean"))
+
+
 def test_evaluate_at_another_size(student: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(student), "--data", str(squares), "--accelerator", "cpu", "--workers", "0", "--json"]
     assert main(["evaluate", *arguments, "--image_size", "[32, 48]"]) == 0

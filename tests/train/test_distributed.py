@@ -46,14 +46,15 @@ def launch(folder: Path, name: str, options: TrainingOptions, processes: int, *f
     return output
 
 
-@pytest.mark.parametrize("method", ["kd", "ofa"])
+@pytest.mark.parametrize("method", ["kd", "ofa", "cskd"])
 def test_two_processes_equal_one(method: str, image_folder: Path, tmp_path: Path) -> None:
     # A ViT has no batch norm, so the gradient of the global batch is the mean of the two halves' gradients.
     options = tiny_options(
         image_folder,
         tmp_path / "unused",
         student=ModelOptions("vit_tiny_patch16_224", TINY_VIT),
-        teacher=ModelOptions("test_resnet"),
+        # With more than one position in its last map, as CSKD needs.
+        teacher=ModelOptions("test_resnet", {"output_stride": 8}),
         method=MethodOptions(method),
         cutmix=1.0,
         mixup=0.5,

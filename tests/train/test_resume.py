@@ -44,6 +44,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
+VIT = ModelOptions("vit_tiny_patch16_224", TINY_VIT)
+# What each method keeps besides the student: a critic and its optimiser, token means, the last gap and running
+# statistics, the progress of the fusion.
+METHODS: dict[str, dict[str, Any]] = {
+    "cakd": {"method": MethodOptions("cakd", {"critic_every": 2})},
+    "fbt": {"method": MethodOptions("fbt")},
+    "pat": {"method": MethodOptions("pat")},
+    "cskd": {
+        "method": MethodOptions("cskd", {"progress_unit": "iteration"}),
+        "teacher": ModelOptions("test_resnet", {"output_stride": 8}),
+        "student": VIT,
+    },
+}
+
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of the program may react to it."""
@@ -88,7 +102,20 @@ def assert_same(one: Any, two: Any, where: str = "") -> None:
 def test_killed_and_resumed_equals_never_killed(
     recipe: str, step: int, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = RECIPES[recipe] | {"checkpoint_every": 3}
+    assert_survives(step, RECIPES[recipe], image_folder, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_survives(
+    method: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_survives(5, METHODS[method], image_folder, tmp_path, monkeypatch)
+
+
+def assert_survives(
+    step: int, recipe: dict[str, Any], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = recipe | {"checkpoint_every": 3}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     quiet_run(tiny_options(image_folder, whole, **changes))
     with monkeypatch.context() as patched:

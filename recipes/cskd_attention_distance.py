@@ -1,0 +1,113 @@
+"""How far a ViT looks while CSKD teaches it, with and without fusion: the figure of docs/methods/cskd.md.
+
+    python recipes/cskd_attention_distance.py --teacher runs/fashion_cnn_teacher/student.safetensors
+
+Trains the ViT of recipes/fashion_students.py on fashion-mini three times (local answers that fade, local answers
+throughout, no spatial term) and measures, on all validation images, the attention distance of every layer: the mean
+distance between a patch and the patches that it attends to, weighted by the attention, over patches, heads and images
+(Dosovitskiy et al., ICLR 2021, figure 7), here in percent of the image's side. Runs that are there are not run again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from crossdistill.methods.cskd import CSKD
+from crossdistill.modules.attention_taps import is_attention, project
+from crossdistill.options import ModelOptions
+from crossdistill.quickstart import recipe
+from crossdistill.train import run
+
+VIT = ModelOptions(
+    "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fusion": {},
+    "no fusion": {"fusion": False},
+    "no spatial term": {"spatial_weight": 0.0},
+}
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "cskd_attention_distance.png"
+
+
+class WatchedCSKD(CSKD):
+    """CSKD whose evaluations also hold the attention distance of every layer of the student."""
+
+    @torch.no_grad()
+    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        distances: dict[str, Tensor] = {}
+
+        def measure(name: str) -> Any:
+            def hook(attention: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+                distances[name] = attention_distance(attention, arguments[0], self.student.stages[-1].size)
+
+            return hook
+
+        layers = [module for module in self.student.modules() if is_attention(module)]
+        hooks = [layer.register_forward_pre_hook(measure(f"distance_{k}")) for k, layer in enumerate(layers, start=1)]
+        try:
+            return super().validation_metrics(images, labels) | distances
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def attention_distance(attention: nn.Module, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B,) mean distance from a patch to what it attends to, as a share of the image's side.
+
+    Args:
+        attention: a module with plain softmax attention.
+        tokens: (B, N, C) what it is given, prefix tokens first.
+        size: (H, W) of the grid of patches.
+    """
+    queries, keys, _ = project(attention, tokens)
+    patches = size[0] * size[1]
+    logits = (queries @ keys.mT)[..., -patches:, -patches:] / queries.shape[-1] ** 0.5
+    rows, columns = torch.meshgrid(torch.arange(size[0]) / size[0], torch.arange(size[1]) / size[1], indexing="ij")
+    places = torch.stack([rows, columns], dim=-1).flatten(0, 1).to(tokens)
+    return (logits.softmax(dim=-1) * torch.cdist(places, places)).sum(dim=-1).mean(dim=(1, 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True, metavar="FILE")
+    parser.add_argument("--output", type=Path, default=Path("runs/attention_distance"))
+    arguments = parser.parse_args()
+    curves = {}
+    for name, hyperparameters in SETTINGS.items():
+        output = arguments.output / name.replace(" ", "_")
+        options = recipe("cskd_attention_distance.WatchedCSKD", arguments.teacher, str(output), seed=0)
+        options.student, options.learning_rate, options.evaluate_every = VIT, 2e-3, 3
+        options.method.kwargs = hyperparameters
+        if not (output / "summary.json").exists():
+            options.resume = (output / "recipe.yaml").exists()
+            print(name, run(options, Console(quiet=True))["top1"], flush=True)
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        curves[name] = [line for line in lines if "distance_1" in line]
+    _draw(curves)
+
+
+def _draw(curves: dict[str, list[dict[str, Any]]]) -> None:
+    layers = [key for key in next(iter(curves.values()))[0] if key.startswith("distance_")]
+    figure, axes = plt.subplots(1, len(layers), figsize=(2.2 * len(layers), 2.6), sharey=True, layout="constrained")
+    for axis, layer in zip(axes, layers, strict=True):
+        for name, lines in curves.items():
+            axis.plot([line["epoch"] for line in lines], [line[layer] for line in lines], label=name)
+        axis.set_title(f"layer {layer.removeprefix('distance_')}")
+        axis.set_xlabel("epoch")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("attention distance, % of the side")
+    axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(FIGURE, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

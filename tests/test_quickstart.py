@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,29 +13,33 @@ from crossdistill.options import TrainingOptions
 from crossdistill.train.evaluate import evaluate
 from crossdistill.weights import load_model
 
-TEACHER = files("crossdistill") / "assets" / "fashion_vit.safetensors"
 
-
-def test_shipped_teacher_is_small_and_good() -> None:
-    assert Path(str(TEACHER)).stat().st_size <= 4_000_000
-    teacher = load_model(str(TEACHER))
+@pytest.mark.parametrize("pair", quickstart.PAIRS)
+def test_shipped_teachers_are_small_and_good(pair: str) -> None:
+    file = files("crossdistill") / "assets" / quickstart.PAIRS[pair].teacher
+    assert Path(str(file)).stat().st_size <= 4_000_000
+    teacher = load_model(str(file))
     validation = open_data("fashion-mini").validation
     part = validation.subset(torch.arange(1000))
     loader = EvalLoader(part, image_size=(32, 32), batch_size=200, device="cpu", workers=0)
     assert evaluate(teacher, loader)["top1"] > 84
 
 
-def test_quickstart_compares_and_is_not_run_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quickstart.recipe
 
-    def short(method: str, teacher: str, output: str, seed: int) -> TrainingOptions:
-        options = whole(method, teacher, output, seed)
+    def short(*arguments: Any) -> TrainingOptions:
+        options = whole(*arguments)
         options.max_steps = 2
         return options
 
     monkeypatch.setattr(quickstart, "recipe", short)
+
+
+def test_quickstart_compares_and_is_not_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_short(monkeypatch)
     first = quickstart.run(["scratch", "kd"], str(tmp_path), seed=3)
     printed = capsys.readouterr().out
     assert "about" in printed and "agrees with teacher" in printed
@@ -44,3 +49,15 @@ def test_quickstart_compares_and_is_not_run_twice(
     again = quickstart.run(["scratch", "kd"], str(tmp_path), seed=3)
     assert [summary["top1"] for summary in again] == [summary["top1"] for summary in first]
     assert checkpoints == {path: path.stat().st_mtime for path in tmp_path.rglob("state.pt")}
+
+
+def test_cskd_has_a_pair_and_baselines_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_short(monkeypatch)
+    summaries = quickstart.run(["scratch", "cskd"], str(tmp_path))
+    runs = [(summary["method"], summary["student"]) for summary in summaries]
+    assert runs[0] == ("scratch", "test_resnet")
+    assert runs[1:] == [(name, "vit_tiny_patch16_224") for name in ("scratch", "kd", "cskd")]
+    assert (tmp_path / "cnn-vit" / "cskd" / "student.safetensors").exists()
+    assert capsys.readouterr().out.count("agrees with teacher") == 2

@@ -86,18 +86,16 @@ def test_no_model_matches(capsys: pytest.CaptureFixture[str]) -> None:
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """The calls that reach `crossdistill.quickstart.run`."""
     calls: list[tuple] = []
-    monkeypatch.setattr(
-        crossdistill.quickstart, "run", lambda *given, only_fitting: calls.append((*given, only_fitting))
-    )
+    monkeypatch.setattr(crossdistill.quickstart, "run", lambda *given: calls.append(given))
     return calls
 
 
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        ([], (["scratch", "kd", "ofa"], "runs/quickstart", 0, False)),
-        (["--methods", "kd, ofa", "--seed", "3", "--output", "out"], (["kd", "ofa"], "out", 3, False)),
-        (["--methods", "all"], (list(METHODS), "runs/quickstart", 0, True)),
+        ([], (["scratch", "kd", "ofa"], "runs/quickstart", 0)),
+        (["--methods", "kd, ofa", "--seed", "3", "--output", "out"], (["kd", "ofa"], "out", 3)),
+        (["--methods", "all"], (list(METHODS), "runs/quickstart", 0)),
     ],
 )
 def test_quickstart(arguments: list[str], call: tuple, quickstart: list[tuple]) -> None:

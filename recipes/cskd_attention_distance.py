@@ -1,8 +1,8 @@
 """How far a ViT looks while CSKD teaches it, with and without fusion: the figure of docs/methods/cskd.md.
 
-    python recipes/cskd_attention_distance.py --teacher runs/fashion_cnn_teacher/student.safetensors
+    python recipes/cskd_attention_distance.py
 
-Trains the ViT of recipes/fashion_students.py on fashion-mini three times (local answers that fade, local answers
+Trains the ViT of the quickstart on fashion-mini three times (local answers that fade, local answers
 throughout, no spatial term) and measures, on all validation images, the attention distance of every layer: the mean
 distance between a patch and the patches that it attends to, weighted by the attention, over patches, heads and images
 (Dosovitskiy et al., ICLR 2021, figure 7), here in percent of the image's side. Runs that are there are not run again.
@@ -10,6 +10,7 @@ distance between a patch and the patches that it attends to, weighted by the att
 
 import argparse
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,9 @@ from torch import Tensor, nn
 
 from crossdistill.methods.cskd import CSKD
 from crossdistill.modules.attention_taps import is_attention, project
-from crossdistill.options import ModelOptions
-from crossdistill.quickstart import recipe
+from crossdistill.quickstart import PAIRS, recipe
 from crossdistill.train import run
 
-VIT = ModelOptions(
-    "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
-)
 SETTINGS: dict[str, dict[str, Any]] = {
     "fusion": {},
     "no fusion": {"fusion": False},
@@ -78,14 +75,15 @@ def attention_distance(attention: nn.Module, tokens: Tensor, size: tuple[int, in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, default=Path("runs/attention_distance"))
     arguments = parser.parse_args()
     curves = {}
     for name, hyperparameters in SETTINGS.items():
         output = arguments.output / name.replace(" ", "_")
-        options = recipe("cskd_attention_distance.WatchedCSKD", arguments.teacher, str(output), seed=0)
-        options.student, options.learning_rate, options.evaluate_every = VIT, 2e-3, 3
+        pair = PAIRS["cnn-vit"]
+        teacher = str(files("crossdistill") / "assets" / pair.teacher)
+        options = recipe("cskd_attention_distance.WatchedCSKD", teacher, str(output), 0, pair)
+        options.evaluate_every = 3
         options.method.kwargs = hyperparameters
         if not (output / "summary.json").exists():
             options.resume = (output / "recipe.yaml").exists()

@@ -15,6 +15,7 @@ from crossdistill.distiller import Distiller, label_loss
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import Outputs
+from crossdistill.train import run
 from crossdistill.train.checkpoint import latest_checkpoint
 from crossdistill.train.loop import Loop
 from crossdistill.weights import load_model
@@ -249,3 +250,12 @@ def test_channels_last_changes_nothing_but_the_order_of_sums(image_folder: Path,
     for one, two in zip(metrics(tmp_path / "a"), metrics(tmp_path / "b"), strict=True):
         if one["kind"] == "train":
             assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
+
+
+def test_says_that_small_images_are_enlarged(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, warned in ((None, True), (32, False)):
+        options = tiny_options(image_folder, tmp_path / str(size), image_size=size, max_steps=1)
+        run(options)
+        assert ("--image_size 32" in capsys.readouterr().out) == warned

@@ -27,7 +27,7 @@ def keeps(source: ImageSource, size: tuple[int, int], cache_images: str) -> bool
     """
     if cache_images != "auto":
         return cache_images == "true"
-    small = source.pixels is not None or max(max(side) for side in _sample_sizes(source)) <= SMALL_SIDE
+    small = source.pixels is not None or max(max(side) for side in sample_sizes(source)) <= SMALL_SIDE
     return small and 3 * size[0] * size[1] * len(source) <= MOST_BYTES
 
 
@@ -37,7 +37,7 @@ def natural_size(source: ImageSource, target: tuple[int, int]) -> tuple[int, int
     That is their own where they all share one of at most twice the target's sides, which is as far as a bilinear
     sampling without antialiasing goes; else the target.
     """
-    sizes = set(_sample_sizes(source))
+    sizes = set(sample_sizes(source))
     own = sizes.pop()
     return own if not sizes and own[0] <= 2 * target[0] and own[1] <= 2 * target[1] else target
 
@@ -67,7 +67,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _sample_sizes(source: ImageSource) -> list[tuple[int, int]]:
+def sample_sizes(source: ImageSource) -> list[tuple[int, int]]:
     """Heights and widths of some images, evenly spread over the source."""
     if source.pixels is not None:
         return [(source.pixels.shape[-2], source.pixels.shape[-1])]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
+from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller
@@ -59,6 +60,8 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
     fabric = make_fabric(options)
     _seed(options.seed)
     student, teacher = build_models(options, data)
+    if options.image_size is None:
+        _warn_of_enlarging(data, student, console)
     _seed(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
     mixer = _mixer(options, data)
@@ -169,6 +172,19 @@ def _image_size(options: TrainingOptions, data: ImageData) -> tuple[int, int] | 
         height, width = data.train.pixels.shape[-2:]
         return height, width
     return None
+
+
+def _warn_of_enlarging(data: ImageData, student: StagedModel, console: Console) -> None:
+    """A model's own size can be many times that of the images, and nobody asked for what that costs."""
+    sizes = sample_sizes(data.train)
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    if 2 * height <= student.image_size[0] and 2 * width <= student.image_size[1]:
+        own = "x".join(map(str, student.image_size))
+        console.print(
+            f"warning: the images are {height}x{width} and are enlarged to {own}, the size that {student.name} is made "
+            f"for: --image_size {max(height, width)} would be many times faster",
+            soft_wrap=True,
+        )
 
 
 def _mixer(options: TrainingOptions, data: ImageData) -> Mixer:

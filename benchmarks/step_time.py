@@ -28,7 +28,8 @@ from crossdistill.functional import kd_loss
 from crossdistill.methods.kd import KD
 from crossdistill.models import build_model
 from crossdistill.options import ModelOptions, TrainingOptions
-from crossdistill.train.loop import Loop, make_fabric
+from crossdistill.train.fabric import make_fabric
+from crossdistill.train.loop import Loop
 from crossdistill.train.run_folder import RunFolder
 
 STEPS = 8  # of one turn

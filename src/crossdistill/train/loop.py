@@ -5,12 +5,10 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins import MixedPrecision
-from lightning.fabric.strategies import DDPStrategy
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -28,42 +26,11 @@ from crossdistill.train.checkpoint import (
     set_random_states,
 )
 from crossdistill.train.evaluate import evaluate
+from crossdistill.train.fabric import any_process, peak_memory
 from crossdistill.train.logging import RunLog
 from crossdistill.train.optimization import Schedule, make_optimizer
 from crossdistill.train.run_folder import RunFolder
-
-
-class _Autocast(MixedPrecision):
-    """Autocast that leaves the inputs alone: Fabric would round the images and the soft labels to half precision."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-
-def make_fabric(options: TrainingOptions) -> Fabric:
-    """Devices, strategy and precision, as the options ask for.
-
-    Raises:
-        UserError: Fabric refuses the combination.
-    """
-    strategy: Any = options.strategy
-    if strategy in ("ddp", "auto") and options.devices * options.nodes > 1:
-        # Buffers that differ between processes on purpose (a method's feedback, for one) must not be overwritten.
-        strategy = DDPStrategy(broadcast_buffers=False)
-    plugins: list[Any] = []
-    if options.precision != "32":
-        on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
-        plugins.append(_Autocast(options.precision, "cuda" if on_gpu else "cpu"))
-    try:
-        return Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.nodes,
-            strategy=strategy,
-            plugins=plugins,
-        )
-    except (ValueError, RuntimeError, TypeError, ImportError) as error:
-        raise UserError(f"these devices cannot be used: {' '.join(str(error).split())}") from error
+from crossdistill.train.terms import TermSums, first_not_finite, gradient_norms
 
 
 class Loop:
@@ -106,8 +73,7 @@ class Loop:
         self.step = 0
         self.best_top1 = 0.0
         self.seconds = 0.0
-        self.sums: dict[str, Tensor] = {}
-        self.summed_steps = 0
+        self.terms = TermSums()
         self.last_evaluation: dict[str, float] = {}
         self._interrupted = False
 
@@ -168,8 +134,8 @@ class Loop:
         self.best_top1 = shared["best_top1"]
         self.seconds = shared["seconds"]
         self.last_evaluation = shared["last_evaluation"]
-        self.sums = {name: value.to(self.fabric.device) for name, value in own["sums"].items()}
-        self.summed_steps = shared["summed_steps"]
+        self.terms.sums = {name: value.to(self.fabric.device) for name, value in own["sums"].items()}
+        self.terms.steps = shared["summed_steps"]
         set_random_states(own["random"])
         return True
 
@@ -222,9 +188,9 @@ class Loop:
             with self.fabric.no_backward_sync(self.wrapped, enabled=i < accumulate - 1):
                 terms = self.wrapped(images, labels, indices=batch.indices)
                 if i == 0 and self._wants_norms():
-                    norms = _gradient_norms(terms, self.distiller.student)
+                    norms = gradient_norms(terms, self.distiller.student)
                 self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulate)
-            self._add(terms, 1 / accumulate)
+            self.terms.add(terms, 1 / accumulate)
         if self.options.clip_gradient:
             self.fabric.clip_gradients(
                 self.wrapped, self.wrapped_optimizer, max_norm=self.options.clip_gradient, error_if_nonfinite=False
@@ -239,15 +205,9 @@ class Loop:
             self.fabric.backward(loss)
             self.wrapped_critic_optimizer.step()
             self.wrapped_critic_optimizer.zero_grad()
-            self._add({"critic": loss}, self.distiller.critic_every)
-        self.summed_steps += 1
+            self.terms.add({"critic": loss}, self.distiller.critic_every)
+        self.terms.steps += 1
         return norms
-
-    def _add(self, terms: dict[str, Tensor], weight: float) -> None:
-        """Sum the terms on the device: reading them would make the host wait."""
-        for name, value in terms.items():
-            value = value.detach().float() * weight
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def _set_progress(self, epoch: int) -> None:
         if self.distiller.progress_unit == "epoch":
@@ -256,22 +216,18 @@ class Loop:
             self.distiller.progress.fill_(self.step / self.total_steps)
 
     def _means(self) -> dict[str, float]:
-        """Mean of each term since the last report, over all processes. The one place where the host waits.
+        """Mean of each term since the last report.
 
         Raises:
             UserError: a term is not finite.
         """
-        if not self.sums:
-            return {}
-        names = list(self.sums)
-        stacked = torch.stack([self.sums[name] for name in names]) / max(1, self.summed_steps)
-        means = dict(zip(names, self._over_processes(stacked, "mean").tolist(), strict=True))
-        bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
-        if bad:
-            kept = latest_checkpoint(self.folder.checkpoints)
+        means = self.terms.means(self.fabric)
+        bad = first_not_finite(means)
+        if bad is not None:
+            kept, first = latest_checkpoint(self.folder.checkpoints), self.step - self.terms.steps + 1
             raise UserError(
-                f"the loss term '{bad[0]}' is not finite any more (step {self.step - self.summed_steps + 1} to "
-                f"{self.step}); try a lower --learning_rate, --clip_gradient or --precision 32 "
+                f"the loss term '{bad}' is not finite any more (step {first} to {self.step}); try a lower "
+                "--learning_rate, --clip_gradient or --precision 32 "
                 + (f"(the last good checkpoint is {kept})" if kept else "(there is no checkpoint yet)")
             )
         return means
@@ -283,8 +239,8 @@ class Loop:
         self._count_time()
         if self.log is not None:
             loss = {"loss": sum(value for name, value in means.items() if name != "critic")}
-            self.log.training(self.step, epoch, values | loss | means, rate, self.peak_memory())
-        self.sums, self.summed_steps = {}, 0
+            self.log.training(self.step, epoch, values | loss | means, rate, peak_memory(self.fabric.device))
+        self.terms.clear()
 
     def _count_time(self) -> None:
         now = time.perf_counter()
@@ -332,7 +288,7 @@ class Loop:
                 writer.write_shared(self._shared_state())
             state = self.distiller.state_dict()
             own = {
-                "sums": {name: value.cpu() for name, value in self.sums.items()},
+                "sums": {name: value.cpu() for name, value in self.terms.sums.items()},
                 "random": random_states(),
                 "rank_local": {name: state[name] for name in self.distiller.rank_local},
             }
@@ -340,7 +296,7 @@ class Loop:
         except UserError as caught:
             error = caught
         # One process that fails alone would leave the others waiting for it.
-        failed = self._any_process(error is not None)
+        failed = any_process(self.fabric, error is not None)
         if error is not None:
             raise error
         if failed:
@@ -357,7 +313,7 @@ class Loop:
             "best_top1": self.best_top1,
             "seconds": self.seconds,
             "last_evaluation": self.last_evaluation if self.step == self.total_steps else {},
-            "summed_steps": self.summed_steps,
+            "summed_steps": self.terms.steps,
             "distiller": {name: state[name] for name in state if name not in self.distiller.rank_local},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else {},
@@ -382,39 +338,8 @@ class Loop:
             return self._interrupted
         if self.step % self.options.log_every:
             return False
-        return self._any_process(self._interrupted)
-
-    def _any_process(self, here: bool) -> bool:
-        return self._over_processes(torch.tensor(float(here), device=self.fabric.device), "sum").item() > 0
-
-    def _over_processes(self, value: Tensor, operation: Literal["mean", "sum"]) -> Tensor:
-        reduced = self.fabric.all_reduce(value, reduce_op=operation)
-        assert isinstance(reduced, Tensor)
-        return reduced
+        return any_process(self.fabric, self._interrupted)
 
     def _say(self, text: str) -> None:
         if self.log is not None:
             self.log.message(text)
-
-    def peak_memory(self) -> int:
-        """Bytes: of the device where it counts them, else of the process."""
-        if self.fabric.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.fabric.device)
-        import resource
-
-        # Linux reports kibibytes, macOS bytes.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _gradient_norms(terms: dict[str, Tensor], student: nn.Module) -> dict[str, float]:
-    """Euclidean norm of each term's gradient at the student's parameters, in this process."""
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    norms = {}
-    for name, term in terms.items():
-        if not term.requires_grad:
-            norms[f"gradient_norm/{name}"] = 0.0
-            continue
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        known = [gradient for gradient in gradients if gradient is not None]
-        norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(known).item() if known else 0.0
-    return norms

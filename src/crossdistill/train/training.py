@@ -19,8 +19,9 @@ from crossdistill.options import TrainingOptions, height_and_width
 from crossdistill.preflight import check_teacher
 from crossdistill.staged import StagedModel
 from crossdistill.train.evaluate import answers
+from crossdistill.train.fabric import make_fabric, peak_memory
 from crossdistill.train.logging import RunLog
-from crossdistill.train.loop import Loop, make_fabric
+from crossdistill.train.loop import Loop
 from crossdistill.train.run_folder import RunFolder, write_json
 from crossdistill.weights import save_model
 
@@ -297,7 +298,7 @@ def _summary(
         "extra_params": distiller.extra_parameters(),
         "images_per_second": images / loop.seconds if loop.seconds else 0.0,
         "seconds": loop.seconds,
-        "peak_memory_bytes": loop.peak_memory(),
+        "peak_memory_bytes": peak_memory(loop.fabric.device),
         "device": torch.cuda.get_device_name(loop.fabric.device)
         if loop.fabric.device.type == "cuda"
         else loop.fabric.device.type,

@@ -51,13 +51,46 @@ def print_table(recipe: Recipe, methods: Sequence[str], output: Path, arguments:
     for seed in arguments.seeds:
         for method in chosen:
             if method != _LONG:
-                _run(recipe, method, output / f"{method}-{seed}", seed, temperature)
+                run_missing(recipe, method, output / f"{method}-{seed}", seed, temperature)
     if _LONG in chosen:
         length = _dearest(methods, output)
         for seed in arguments.seeds:
-            _run(recipe, "scratch", output / f"{_LONG}-{seed}", seed, length=length)
+            run_missing(recipe, "scratch", output / f"{_LONG}-{seed}", seed, length=length)
     print(f"\n{output.name}", flush=True)
     print(markdown({method: summaries(output, method) for method in rows}), flush=True)
+
+
+def run_missing(
+    recipe: Recipe,
+    method: str,
+    output: Path,
+    seed: int,
+    temperature: float | None = None,
+    *,
+    data: str | None = None,
+    length: float = 1.0,
+) -> dict[str, Any]:
+    """The summary of a run, which is made unless it is there.
+
+    Args:
+        recipe: makes the options.
+        method: its name.
+        output: run folder.
+        seed: of everything random.
+        temperature: KD's.
+        data: what to train on and judge by; default: the recipe's.
+        length: factor on the recipe's epochs.
+    """
+    if (output / "summary.json").exists():
+        return json.loads((output / "summary.json").read_text())
+    options = recipe(method, str(output), seed)
+    options.data = data or options.data
+    if method == "kd" and temperature:
+        options.method.kwargs["temperature"] = temperature
+    options.epochs = max(1, round(options.epochs * length))
+    options.evaluate_every = options.epochs
+    options.resume = (output / "recipe.yaml").exists()
+    return run(options, Console(quiet=True))
 
 
 def summaries(output: Path, method: str) -> dict[int, dict[str, Any]]:
@@ -97,7 +130,7 @@ def markdown(runs: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def _choose_temperature(recipe: Recipe, output: Path, held_out: str) -> float:
     top1 = {
-        t: _run(recipe, "kd", output / f"choose-{t:g}", 0, t, data=held_out, length=1 / 3)["top1"]
+        t: run_missing(recipe, "kd", output / f"choose-{t:g}", 0, t, data=held_out, length=1 / 3)["top1"]
         for t in _TEMPERATURES
     }
     print(f"{output.name}: held-out top-1 of KD at " + ", ".join(f"T = {t:g}: {v:.2f}" for t, v in top1.items()))
@@ -112,25 +145,3 @@ def _dearest(methods: Sequence[str], output: Path) -> float:
 
 def _seconds(by_seed: dict[int, dict[str, Any]]) -> float:
     return statistics.mean(summary["seconds"] for summary in by_seed.values())
-
-
-def _run(
-    recipe: Recipe,
-    method: str,
-    output: Path,
-    seed: int,
-    temperature: float | None = None,
-    *,
-    data: str | None = None,
-    length: float = 1.0,
-) -> dict[str, Any]:
-    if (output / "summary.json").exists():
-        return json.loads((output / "summary.json").read_text())
-    options = recipe(method, str(output), seed)
-    options.data = data or options.data
-    if method == "kd" and temperature:
-        options.method.kwargs["temperature"] = temperature
-    options.epochs = max(1, round(options.epochs * length))
-    options.evaluate_every = options.epochs
-    options.resume = (output / "recipe.yaml").exists()
-    return run(options, Console(quiet=True))

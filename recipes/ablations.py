@@ -1,0 +1,108 @@
+"""What the parts of a method contribute: its papers' ablations, and the questions that our own results raise.
+
+    python recipes/ablations.py fbt cakd cskd pat --seeds 0 1
+
+Every run is the quickstart's recipe for the pair that fits the method (or the one for which it gains), with some of the
+method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run again.
+"""
+
+import argparse
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tables import markdown, run_missing, summaries
+
+from crossdistill.options import TrainingOptions
+from crossdistill.quickstart import PAIRS, recipe
+
+# The pair and, by a short name, what is changed.
+ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    # The letters are the paper's; which of D and E is which is not known.
+    "fbt": (
+        "cnn-vit",
+        {
+            "full": {},
+            "A-no-block-no-tail": {"tail_stages": 0, "attention_blocks": 0},
+            "B-no-tail": {"tail_stages": 0},
+            "C-no-teacher-to-assistant": {"teacher_assistant_weight": 0.0},
+            "DE-no-assistant-to-student": {"assistant_student_weight": 0.0},
+            "DE-no-teacher-to-student": {"teacher_student_weight": 0.0},
+            "F-no-info-nce": {"feature_weight": 0.0},
+            "G-no-ofa": {"logit_weight": 0.0},
+            "squared-error": {"feature_loss": "mse"},
+            "per-position": {"smoothing": "per_position"},
+        },
+    ),
+    "cakd": (
+        "vit-cnn",
+        {
+            "full": {},
+            "no-views": {"view_probability": 0.0},
+            "no-views-no-critic": {"view_probability": 0.0, "adversarial_weight": 0.0},
+            "gl-alone": {
+                "view_probability": 0.0,
+                "adversarial_weight": 0.0,
+                "attention_weight": 0.0,
+                "gram_weight": 0.0,
+            },
+            "no-views-stage-2": {"view_probability": 0.0, "student_stage": 2},
+            "no-views-stage-3": {"view_probability": 0.0, "student_stage": 3},
+            "no-views-stage-4": {"view_probability": 0.0, "student_stage": 4},
+            "no-views-weights-10": {"view_probability": 0.0, "gl_weight": 10.0, "attention_weight": 10.0},
+        },
+    ),
+    "cskd": (
+        "cnn-vit",
+        {
+            "full": {},
+            "no-spatial": {"spatial_weight": 0.0},
+            "no-fusion": {"fusion": False},
+            "soft": {"kind": "soft", "logit_kind": "soft"},
+            "soft-whole-labels": {"kind": "soft", "logit_kind": "soft", "label_weight": 1.0},
+            "soft-weights-1": {"kind": "soft", "logit_kind": "soft", "label_weight": 1.0, "logit_weight": 1.0},
+        },
+    ),
+    "pat": (
+        "cnn-vit",
+        {
+            "full": {},
+            "feedback-current": {"feedback": "current"},
+            "feedback-batch-mean": {"feedback": "batch_mean"},
+            "feedback-none": {"feedback": "none"},
+            "no-prompts": {"prompt_stages": []},
+            "no-region-attention": {"region_attention": False},
+            "no-logits": {"logit_weight": 0.0},
+        },
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="+", choices=ABLATIONS)
+    parser.add_argument("--settings", nargs="+", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
+    arguments = parser.parse_args()
+    for method in arguments.methods:
+        pair, settings = ABLATIONS[method]
+        output = arguments.output / method
+        for seed in arguments.seeds:
+            run_missing(partial(_recipe, pair), "scratch", output / f"scratch-{seed}", seed)
+            for name, changes in settings.items():
+                if name in (arguments.settings or settings):
+                    run_missing(partial(_recipe, pair, changes=changes), method, output / f"{name}-{seed}", seed)
+        print(f"\n{method}, {pair}", flush=True)
+        print(markdown({name: summaries(output, name) for name in ("scratch", *settings)}), flush=True)
+
+
+def _recipe(pair: str, method: str, output: str, seed: int, changes: dict[str, Any] | None = None) -> TrainingOptions:
+    options = recipe(method, str(files("crossdistill") / "assets" / PAIRS[pair].teacher), output, seed, PAIRS[pair])
+    options.method.kwargs |= changes or {}
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The one kind of error that is a user's to mend."""
+"""The one kind of error that is a user's to mend, and the one kind of warning that is meant for a user."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ class UserError(ValueError):
     The command prints the line and exits with code 2; a library user sees a `ValueError`. Anything else that is
     raised is a defect of this package and keeps its traceback.
     """
+
+
+class UserCaution(UserWarning):
+    """What a user may not expect of a pair of models or of data; the command prints it as one line."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

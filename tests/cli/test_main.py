@@ -4,13 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 import crossdistill
 from crossdistill import cli
 from crossdistill.cli import VERBS, main
-from crossdistill.errors import UserError
+from crossdistill.errors import UserCaution, UserError
 
 
 def raise_from_verb(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -119,3 +120,19 @@ def test_arguments_default_to_those_of_the_process(
     monkeypatch.setattr(cli.sys, "argv", ["crossdistill", "--version"])
     assert main() == 0
     assert capsys.readouterr().out.strip() == crossdistill.__version__
+
+
+def test_a_caution_is_one_line_and_other_warnings_keep_their_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: list[str]) -> None:
+        warnings.warn("few positions", UserCaution, stacklevel=1)
+        warnings.warn("something else", RuntimeWarning, stacklevel=1)
+
+    monkeypatch.setattr("crossdistill.cli.methods.run", run)
+    # pytest collects warnings itself; this is what the interpreter would do with them.
+    monkeypatch.setattr(warnings, "showwarning", lambda message, category, *_: print(category.__name__, message))
+    assert main(["methods"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "warning: few positions\n"
+    assert captured.out == "RuntimeWarning something else\n"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossdistill.errors import UserError
+from crossdistill.errors import UserCaution, UserError
 from crossdistill.methods import METHODS, build_distiller
 from crossdistill.methods.cskd import CSKD, cskd_loss, fuse, logits_with_patches, match_grids
 from crossdistill.methods.kd import kd_loss
@@ -347,7 +347,7 @@ def test_pairs_that_cannot_be_served_are_refused(teacher: object, student: str, 
 
 
 def test_few_positions_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="last map of swin has only 2x2"):
+    with pytest.warns(UserCaution, match="last map of swin has only 2x2"):
         pair(teacher="swin")
 
 

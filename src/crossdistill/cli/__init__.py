@@ -8,10 +8,13 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from crossdistill import __version__
-from crossdistill.errors import UserError, nearest
+from crossdistill.errors import UserCaution, UserError, nearest
 
 # Verb -> module with `run(arguments: list[str]) -> None`, and the line that `crossdistill --help` shows.
 VERBS: dict[str, tuple[str, str]] = {
@@ -49,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            _dispatch(list(sys.argv[1:] if argv is None else argv))
         # Inside the try, because a pipe that was closed early shows only when the buffer is written out.
         sys.stdout.flush()
     except UserError as error:
@@ -98,6 +103,14 @@ def _overview() -> str:
             "`crossdistill VERB --help` lists a verb's options; `crossdistill --version` prints the version.",
         ]
     )
+
+
+def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """One line for what concerns the user, without the place in the code that noticed it."""
+    if issubclass(category, UserCaution):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        others(message, category, *where)
 
 
 def _refuse(message: str) -> int:

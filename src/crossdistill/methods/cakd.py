@@ -35,6 +35,7 @@ of the released sum, which depends on the teacher only, has no gradient at all a
 """
 
 import math
+import warnings
 from typing import Literal
 
 import torch
@@ -42,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, label_loss
-from crossdistill.errors import UserError
+from crossdistill.errors import UserCaution, UserError
 from crossdistill.modules.attention_taps import AttentionTap, Projections
 from crossdistill.modules.discriminator import Discriminator, PatchScore, TokenScore, adversarial_loss
 from crossdistill.modules.views import random_view
@@ -363,7 +364,16 @@ def _student_stage(student: StagedModel, size: tuple[int, int], chosen: int | No
             raise UserError(f"cakd: student_stage={chosen}, but {student.name} has stages 1 to {len(sizes)}")
         return chosen - 1
     fine = [k for k, (height, width) in enumerate(sizes) if height >= size[0] and width >= size[1]]
-    return fine[-1] if fine else max(range(len(sizes)), key=lambda k: (math.prod(sizes[k]), k))
+    stage = fine[-1] if fine else max(range(len(sizes)), key=lambda k: (math.prod(sizes[k]), k))
+    if 2 * (stage + 1) < len(sizes):
+        warnings.warn(
+            f"CAKD reads {student.stages[stage].path} of {student.name}, stage {stage + 1} of {len(sizes)}, since no "
+            f"later one has the teacher's {size[0]}x{size[1]} positions; what lies behind learns from the labels alone: "
+            "lower --stem_stride, enlarge the images, or choose a deeper stage with --method.kwargs.student_stage",
+            UserCaution,
+            stacklevel=3,
+        )
+    return stage
 
 
 def _resize(feature: Tensor, size: tuple[int, int]) -> Tensor:

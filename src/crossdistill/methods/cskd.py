@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossdistill.distiller import Distiller, label_loss
-from crossdistill.errors import UserError
+from crossdistill.errors import UserCaution, UserError
 from crossdistill.methods.kd import kd_loss
 from crossdistill.staged import Outputs, StagedModel
 
@@ -255,5 +255,6 @@ def _check_pair(student: StagedModel, teacher: StagedModel) -> None:
             warnings.warn(
                 f"CSKD: the last map of {model.name} has only {height}x{width} positions, which leaves little to teach "
                 f"position by position: {remedy}",
+                UserCaution,
                 stacklevel=3,
             )

@@ -368,7 +368,7 @@ def _student_stage(student: StagedModel, size: tuple[int, int], chosen: int | No
     if 2 * (stage + 1) < len(sizes):
         warnings.warn(
             f"CAKD reads {student.stages[stage].path} of {student.name}, stage {stage + 1} of {len(sizes)}, since no "
-            f"later one has the teacher's {size[0]}x{size[1]} positions; what lies behind learns from the labels alone: "
+            f"later one has the teacher's {size[0]}x{size[1]} positions; what lies behind it learns from the labels: "
             "lower --stem_stride, enlarge the images, or choose a deeper stage with --method.kwargs.student_stage",
             UserCaution,
             stacklevel=3,

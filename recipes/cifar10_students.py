@@ -22,21 +22,25 @@ from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
 @dataclass(frozen=True)
 class Student:
-    """A model with the recipe's two numbers that depend on it."""
+    """A model with the numbers of the recipe that depend on it."""
 
     model: ModelOptions
     learning_rate: float
+    epochs: int
     stem_stride: int | None = None
 
 
 # With a gentler stem its stages have 16x16, 8x8, 4x4 and 2x2 positions: around a ViT's 8x8, as at 224 pixels.
-CNN = Student(ModelOptions("test_resnet"), 5e-3, stem_stride=2)
+CNN = Student(ModelOptions("test_resnet"), 5e-3, 10, stem_stride=2)
 # With a distillation token, as CSKD was published; timm answers with the mean of both heads, whatever the method.
 VIT = Student(
-    ModelOptions("deit_tiny_distilled_patch16_224", {"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 2}),
+    ModelOptions("deit_tiny_distilled_patch16_224", {"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}),
     2e-3,
+    20,
 )
-MLP = Student(ModelOptions("timm.models.mlp_mixer.MlpMixer", {"patch_size": 4, "embed_dim": 64, "num_blocks": 6}), 3e-3)
+MLP = Student(
+    ModelOptions("timm.models.mlp_mixer.MlpMixer", {"patch_size": 8, "embed_dim": 96, "num_blocks": 6}), 3e-3, 20
+)
 
 # The teacher's folder, the student, and the methods that fit: CAKD wants attention in the teacher, CSKD a CNN as the
 # teacher and patch tokens in the student.
@@ -83,7 +87,7 @@ def _recipe(student: Student, teacher: str, data: str, method: str, output: str,
         teacher_weights=teacher,
         method=MethodOptions(method, dict(KWARGS.get(method, {}))),
         image_size=32,
-        epochs=5,
+        epochs=student.epochs,
         batch_size=64,
         learning_rate=student.learning_rate,
         crop="shifted",

@@ -161,7 +161,7 @@ class CAKD(Distiller):
         view_strength: float = 0.4,
         view_masked: float = 0.25,
         critic_every: int | None = None,
-        critic_learning_rate: float = 1e-4,
+        critic_learning_rate: float = 1e-3,
         student_stage: int | None = None,
     ) -> None:
         super().__init__(student, teacher)

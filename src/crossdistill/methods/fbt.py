@@ -94,7 +94,8 @@ class FBT(Distiller):
         prefix: the class and register tokens that a tail needs: "mean", the mean of its owner's over the training
             images (measured by `prepare`), or "learned", which starts there; "own", the owner's tokens for the very
             image, with which the assistant can answer without its front; "initial", the embedding. A student's tail
-            moves, so there "mean" becomes "learned". Without meaning for other tails.
+            moves, so there "mean" becomes "learned". Without meaning for other tails, and for a tail of no stage:
+            there each is the mean of the block's map.
         front: whose first stages the assistant has; "auto" decides by what mixes positions in the stages.
         tail_stages: how many of the last stages are the tail; 0 is the head alone, the paper's ablation B.
         attention_blocks: Swin blocks behind the patch embedding; 0, with `tail_stages` 0, is the paper's ablation A.
@@ -202,6 +203,11 @@ class FBT(Distiller):
             self.prefix = "none"
             self.register_buffer("prefix_tokens", None)
             return
+        if self.tail_boundary == len(self.tail.stages) - 1 and not self.tail.pools_mean:
+            # No stage is left in which a class token could read the patches.
+            self.prefix, self._prefix_count = "pooled", tokens.shape[1]
+            self.register_buffer("prefix_tokens", None)
+            return
         self.prefix = "learned" if prefix == "mean" and self.teacher_front else prefix
         if prefix == "initial":
             with torch.no_grad():
@@ -287,6 +293,8 @@ class FBT(Distiller):
             embedded = self.tail.enter(images[:1])[1]
             assert embedded is not None
             prefix = embedded.expand(len(entry), -1, -1)
+        elif self.prefix == "pooled":
+            prefix = entry.mean(dim=(2, 3))[:, None].expand(-1, self._prefix_count, -1)
         elif self.prefix_tokens is not None:
             prefix = self.prefix_tokens.expand(len(entry), -1, -1)
         # The student's own pass has updated the statistics already; a frozen tail is in eval mode and updates none.

@@ -31,15 +31,15 @@ class Student:
 
 
 # With a gentler stem its stages have 16x16, 8x8, 4x4 and 2x2 positions: around a ViT's 8x8, as at 224 pixels.
-CNN = Student(ModelOptions("test_resnet"), 5e-3, 10, stem_stride=2)
+CNN = Student(ModelOptions("test_resnet"), 5e-3, 6, stem_stride=2)
 # With a distillation token, as CSKD was published; timm answers with the mean of both heads, whatever the method.
 VIT = Student(
     ModelOptions("deit_tiny_distilled_patch16_224", {"patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}),
     2e-3,
-    20,
+    8,
 )
 MLP = Student(
-    ModelOptions("timm.models.mlp_mixer.MlpMixer", {"patch_size": 8, "embed_dim": 96, "num_blocks": 6}), 3e-3, 20
+    ModelOptions("timm.models.mlp_mixer.MlpMixer", {"patch_size": 8, "embed_dim": 96, "num_blocks": 6}), 3e-3, 8
 )
 
 # The teacher's folder, the student, and the methods that fit: CAKD wants attention in the teacher, CSKD a CNN as the

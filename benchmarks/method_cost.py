@@ -89,6 +89,8 @@ def _step(method: str, arguments: argparse.Namespace) -> Callable[[], None]:
     distiller = build_distiller(MethodOptions(method), copy.deepcopy(student), teacher, train_size=1000)
     device = next(student.parameters()).device
     distiller.to(device).train()
+    if distiller.critic is not None:
+        distiller.critic.to(device)
     images = torch.rand(arguments.batch_size, 3, *student.image_size, device=device)
     labels = torch.arange(arguments.batch_size, device=device) % CLASSES
     indices = torch.arange(arguments.batch_size, device=device)

@@ -9,6 +9,7 @@ import torch
 
 from crossdistill import quickstart
 from crossdistill.data import EvalLoader, open_data
+from crossdistill.errors import UserError
 from crossdistill.options import TrainingOptions
 from crossdistill.train.evaluate import evaluate
 from crossdistill.weights import load_model
@@ -49,6 +50,8 @@ def test_quickstart_compares_and_is_not_run_twice(
     again = quickstart.run(["scratch", "kd"], str(tmp_path), seed=3)
     assert [summary["top1"] for summary in again] == [summary["top1"] for summary in first]
     assert checkpoints == {path: path.stat().st_mtime for path in tmp_path.rglob("state.pt")}
+    with pytest.raises(UserError, match="holds a run with seed 3, not 0: choose another --output"):
+        quickstart.run(["scratch"], str(tmp_path))
 
 
 def test_cskd_has_a_pair_and_baselines_of_its_own(

@@ -20,3 +20,38 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'resnet18'?"` for a misspelt name, or an empty string when nothing is near."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check_range(
+    owner: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    **values: float,
+) -> None:
+    """Refuse hyper-parameters outside of a range.
+
+    Args:
+        owner: the method, for the message.
+        above: they are greater than this.
+        at_least: they are this or greater.
+        at_most: they are this or less.
+        below: they are less than this.
+        values: the hyper-parameters by name.
+
+    Raises:
+        UserError: names the first that is outside.
+    """
+    bounds = {"above": above, "at least": at_least, "at most": at_most, "below": below}
+    range_ = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
+    for name, value in values.items():
+        fits = (
+            (above is None or value > above)
+            and (at_least is None or value >= at_least)
+            and (at_most is None or value <= at_most)
+            and (below is None or value < below)
+        )
+        if not fits:
+            raise UserError(f"{owner}: {name}={value}; give a number {range_}")

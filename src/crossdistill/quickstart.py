@@ -5,10 +5,10 @@ fashion_cnn_teacher.yaml made them. The student sees 2,000 images of Fashion-MNI
 validation images. CSKD, which learns from a CNN, is shown on a second pair, a CNN and a Vision Transformer.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
 DEFAULT_METHODS = ("scratch", "kd", "ofa")
 _TIMED_STEPS = 3
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pair:
     """A teacher that ships with the package and a student.
 
@@ -83,13 +84,35 @@ def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", s
             done = []
             for options in runs:
                 console.rule(options.method.name)
-                options.resume = (Path(options.output) / "recipe.yaml").exists()
+                options.resume = _is_same_run(options)
                 done.append(train(options, console))
             tables.append(_table(done, str(Path(runs[0].output).parent)))
             summaries += done
     for table in tables:
         console.print(table)
     return summaries
+
+
+def _is_same_run(options: TrainingOptions) -> bool:
+    """Whether the run folder holds this very run.
+
+    Raises:
+        UserError: it holds one of another seed or recipe, whose result would be shown as this one's.
+    """
+    from crossdistill.train.run_folder import load_recipe
+
+    file = Path(options.output) / "recipe.yaml"
+    if not file.exists():
+        return False
+    recorded = load_recipe(file)
+    for field in dataclasses.fields(TrainingOptions):
+        there, wanted = getattr(recorded, field.name), getattr(options, field.name)
+        # The teacher's file may lie elsewhere after an installation anew.
+        if field.name not in ("resume", "teacher_weights") and there != wanted:
+            raise UserError(
+                f"{options.output} holds a run with {field.name} {there}, not {wanted}: choose another --output"
+            )
+    return True
 
 
 def _by_pair(methods: Sequence[str]) -> dict[str, list[str]]:
@@ -110,7 +133,7 @@ def recipe(method: str, teacher: str, output: str, seed: int, pair: Pair = PAIRS
         seed: of everything random.
         pair: the student and its learning rate.
     """
-    # KD's temperature was chosen on other images (recipes/fashion_students.py); OFA's authors weight its stages so on
+    # On held-out images KD's temperatures of 1 and 2 are level (docs/results.md); OFA's authors weight its stages so on
     # small images; PAT's tokens of 512 channels would be ten times the work of these models of 32 to 192.
     kwargs: dict[str, dict[str, Any]] = {
         "kd": {"temperature": 2.0},

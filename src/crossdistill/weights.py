@@ -151,7 +151,13 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str
     reshaped = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if reshaped and resample is not None and all("pos" in name for name in reshaped):
-        state = resample(state, model)
+        try:
+            state = resample(state, model)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{description}: the position table '{reshaped[0]}' cannot be resampled to this image size: "
+                "choose another --image_size"
+            ) from error
     for name, tensor in expected.items():
         if name not in state:
             if new_head and name in absent:

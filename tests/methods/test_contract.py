@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crossdistill.distiller import Distiller
+from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller
 from crossdistill.options import MethodOptions
 from crossdistill.staged import StagedModel
@@ -132,6 +133,28 @@ def test_other_image_sizes_and_images_that_are_not_square(method: str, size: tup
 # Every method with a pair that it fits.
 EVERY_METHOD = [("scratch", "vit", "cnn"), ("kd", "vit", "cnn"), ("ofa", "vit", "cnn"), ("cakd", "vit", "cnn")]
 EVERY_METHOD += [("fbt", "vit", "cnn"), ("pat", "vit", "cnn"), ("cskd", "wide_cnn", "distilled")]
+
+
+@pytest.mark.parametrize(
+    ("method", "hyperparameters"),
+    [
+        ("kd", {"temperature": -1.0}),
+        ("ofa", {"temperature": 0.0}),
+        ("cakd", {"critic_every": 0}),
+        ("cakd", {"replacement_probability": 3.0}),
+        ("cakd", {"dropout": 2.0}),
+        ("cakd", {"view_masked": 1.0}),
+        ("fbt", {"attention_blocks": -1}),
+        ("fbt", {"temperature": 0.0}),
+        ("fbt", {"assistant_start": 2.0}),
+        ("pat", {"heads": 0}),
+        ("pat", {"temperature": 0.0}),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(method: str, hyperparameters: dict[str, float]) -> None:
+    student, teacher = (StagedModel(TINY[kind](3), name=kind, image_size=SIDE) for kind in ("cnn", "vit"))
+    with pytest.raises(UserError, match=f"{method}: {next(iter(hyperparameters))}=.*; give a number"):
+        build_distiller(MethodOptions(method, hyperparameters), student, teacher, train_size=60)
 
 
 @pytest.mark.slow

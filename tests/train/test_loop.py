@@ -211,6 +211,11 @@ def test_folder_with_another_run_is_refused_and_untouched(image_folder: Path, tm
         ({"allow_weak_teacher": False}, "--allow_weak_teacher"),
         ({"resume": True}, "holds no run"),
         ({"accelerator": "cuda", "devices": 99}, "devices cannot be used"),
+        ({"accelerator": "cpu", "devices": 999}, "--devices 999"),
+        ({"ema_decay": 1.0}, "--ema_decay"),
+        ({"momentum": 5.0}, "--momentum"),
+        ({"crop_scale": 0.0}, "--crop_scale"),
+        ({"method": MethodOptions("kd", {"temperature": 0.0})}, "kd: temperature=0.0; give a number above 0"),
         ({"data": "no/such/folder"}, "no/such/folder"),
     ],
 )

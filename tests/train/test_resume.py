@@ -181,6 +181,23 @@ def test_resume_with_another_recipe_is_refused(image_folder: Path, tmp_path: Pat
         quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1, learning_rate=0.5, resume=True))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("recipe.yaml", "epochs: [1", "is not a recipe of this version"),
+        ("recipe.yaml", "epoch: 1", "is not a recipe of this version"),
+        ("checkpoints/*/state.pt", "PK half a file", "is damaged or incomplete"),
+    ],
+)
+def test_damaged_runs_are_told_in_one_line(
+    file: str, content: str, message: str, image_folder: Path, tmp_path: Path
+) -> None:
+    quiet_run(tiny_options(image_folder, tmp_path / "run", max_steps=2))
+    next((tmp_path / "run").glob(file)).write_text(content)
+    with pytest.raises(UserError, match=message):
+        quiet_run(TrainingOptions(output=str(tmp_path / "run"), resume=True))
+
+
 def test_resuming_a_finished_run_gives_its_result_again(image_folder: Path, tmp_path: Path) -> None:
     first = quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
     again = quiet_run(TrainingOptions(output=str(tmp_path / "run"), resume=True))

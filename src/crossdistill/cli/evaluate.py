@@ -18,7 +18,10 @@ def run(arguments: list[str]) -> None:
     parser = make_parser("evaluate", "Accuracy of a saved model on the validation images of a data set.")
     add_model_options(parser)
     parser.add_argument(
-        "--data", type=str, required=True, help="an image folder with val/ (or test/), or the name of a built-in set"
+        "--data",
+        type=str,
+        required=True,
+        help="an image folder with train/ and val/ (or test/), or the name of a built-in set",
     )
     parser.add_argument("--batch_size", type=int, default=256, help="images of one forward pass")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images")
@@ -32,6 +35,9 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, arguments)
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if options[name] < least:
+            raise UserError(f"--{name} {options[name]}: give at least {least}")
 
     from crossdistill.data import EvalLoader, open_data
     from crossdistill.train.evaluate import evaluate

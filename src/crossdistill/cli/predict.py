@@ -4,6 +4,7 @@ import json
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.cli.saved import add_model_options, load
+from crossdistill.errors import UserError
 
 # Files are read and classified so many at a time, whatever their number.
 _BATCH = 64
@@ -17,6 +18,8 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="classes per image")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     options = parse(parser, arguments)
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: give at least 1")
 
     import torch
 
@@ -25,7 +28,7 @@ def run(arguments: list[str]) -> None:
     model = load(options)
     device = next(model.parameters()).device
     names = model.card.classes or [str(index) for index in range(model.num_classes)]
-    top = max(1, min(options.top, len(names)))
+    top = min(options.top, len(names))
     for start in range(0, len(options.images), _BATCH):
         files = options.images[start : start + _BATCH]
         images = to_input([read_image(file) for file in files], model.image_size).to(device)

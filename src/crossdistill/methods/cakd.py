@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, label_loss
-from crossdistill.errors import UserCaution, UserError
+from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.modules.attention_taps import AttentionTap, Projections
 from crossdistill.modules.discriminator import Discriminator, PatchScore, TokenScore, adversarial_loss
 from crossdistill.modules.views import random_view
@@ -183,6 +183,17 @@ class CAKD(Distiller):
         self.view_masked = view_masked
         self.critic_every = int(chosen("critic_every", critic_every))
         self.critic_learning_rate = critic_learning_rate
+        dropout = chosen("dropout", dropout)
+        check_range("cakd", at_least=1, critic_every=self.critic_every)
+        check_range(
+            "cakd",
+            at_least=0,
+            at_most=1,
+            replacement_probability=self.replacement_probability,
+            view_probability=self.view_probability,
+            view_strength=view_strength,
+        )
+        check_range("cakd", at_least=0, below=1, dropout=dropout, view_masked=view_masked)
 
         if self.logit_weight and not teacher.num_classes:
             raise UserError(f"cakd: logit_weight={self.logit_weight}, and {teacher.name} has no head: set it to 0")
@@ -195,7 +206,7 @@ class CAKD(Distiller):
             )
         self.stage = _student_stage(student, self.tap.size, student_stage)
         channels = student.stages[self.stage].channels
-        self.gl_projector = GroupWiseLinear(channels, width, self.tap.size, dropout=chosen("dropout", dropout))
+        self.gl_projector = GroupWiseLinear(channels, width, self.tap.size, dropout=dropout)
         if variant == "released":
             self.progress_unit = "epoch"
             self.pca_projector: nn.Module = LinearProjector(channels, math.gcd(channels, _RELEASED_HEADS))

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossdistill.distiller import Distiller, label_loss
-from crossdistill.errors import UserCaution, UserError
+from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.staged import Outputs, StagedModel
 
@@ -162,6 +162,7 @@ class CSKD(Distiller):
         variant: Literal["paper", "released"] = "paper",
     ) -> None:
         super().__init__(student, teacher)
+        check_range("cskd", above=0, temperature=temperature)
         _check_pair(student, teacher)
         self.kind: Kind = kind
         self.schedule: Schedule = schedule

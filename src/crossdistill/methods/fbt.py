@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, label_loss
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 from crossdistill.methods.ofa import ofa_loss
 from crossdistill.modules.assistant import LocalToGlobal, eval_mode, teacher_is_front, unchanged_statistics
 from crossdistill.modules.gather import gather_batches
@@ -131,11 +131,10 @@ class FBT(Distiller):
         assistant_start: float = 0.0,
     ) -> None:
         super().__init__(student, teacher)
-        if feature_temperature <= 1 / _HIGHEST_INVERSE_TEMPERATURE or temperature <= 0:
-            raise UserError(
-                f"fbt: feature_temperature={feature_temperature} and temperature={temperature}; "
-                f"the first must be above {1 / _HIGHEST_INVERSE_TEMPERATURE}, the second above 0"
-            )
+        check_range("fbt", above=1 / _HIGHEST_INVERSE_TEMPERATURE, feature_temperature=feature_temperature)
+        check_range("fbt", above=0, temperature=temperature)
+        check_range("fbt", at_least=0, attention_blocks=attention_blocks)
+        check_range("fbt", at_least=0, at_most=1, assistant_start=assistant_start)
         self.label_weight = label_weight
         self.pair_weights = dict(
             zip(PAIRS, (teacher_student_weight, teacher_assistant_weight, assistant_student_weight), strict=True)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossdistill.distiller import Distiller, label_loss
+from crossdistill.errors import check_range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -45,6 +46,7 @@ class KD(Distiller):
         teacher_weight: float = 0.9,
     ) -> None:
         super().__init__(student, teacher)
+        check_range("kd", above=0, temperature=temperature)
         self.temperature = temperature
         self.label_weight = label_weight
         self.teacher_weight = teacher_weight

@@ -29,7 +29,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, hard_labels, label_loss
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 # The grid that token branches merge down to, and the heads of their blocks, as published.
@@ -81,6 +81,7 @@ class OFA(Distiller):
         stages: list[int] | None = None,
     ) -> None:
         super().__init__(student, teacher)
+        check_range("ofa", above=0, temperature=temperature)
         depth = len(student.stages)
         stages = list(range(1, depth + 1)) if stages is None else sorted(stages)
         if not set(stages) <= set(range(1, depth + 1)):

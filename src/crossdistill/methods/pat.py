@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, label_loss
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.attention import RegionAttention
 from crossdistill.modules.projectors import TokensToMap, TokensToTokens, initialise
@@ -119,6 +119,8 @@ class PAT(Distiller):
     ) -> None:
         super().__init__(student, teacher)
         released = variant == "released"
+        check_range("pat", above=0, temperature=temperature)
+        check_range("pat", at_least=1, width=width, heads=heads)
         side = math.isqrt(max(0, num_queries) // _STAGES_OF_QUERIES)
         if side < 2 or side * side * _STAGES_OF_QUERIES != num_queries:
             raise UserError(f"pat: num_queries={num_queries}; give four times a square: 16, 36, 64, 100 or 144")

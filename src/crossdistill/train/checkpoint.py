@@ -5,6 +5,7 @@ buffers that its method declares as `rank_local`. Both load with `weights_only=T
 """
 
 import errno
+import pickle
 import random
 import shutil
 from pathlib import Path
@@ -79,14 +80,20 @@ def read_checkpoint(path: Path, rank: int) -> tuple[dict[str, Any], dict[str, An
     """The shared state and this process's own.
 
     Raises:
-        UserError: the checkpoint has no state for this process, so it was written by fewer.
+        UserError: the checkpoint has no state for this process, so it was written by fewer, or it is damaged.
     """
     own = path / f"rank-{rank}.pt"
     if not own.exists():
         ranks = len(list(path.glob("rank-*.pt")))
         raise UserError(f"{path} was written by {ranks} process(es); resume with as many --devices and --nodes")
-    shared = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    return shared, torch.load(own, map_location="cpu", weights_only=True)
+    try:
+        shared = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        return shared, torch.load(own, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"the checkpoint {path} is damaged or incomplete: delete that folder to go on from the one before it, "
+            "if there is one, or start a new run"
+        ) from error
 
 
 def random_states() -> dict[str, Any]:

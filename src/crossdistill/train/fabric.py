@@ -1,5 +1,6 @@
 """Lightning Fabric as the options ask for it, and what all processes are asked together."""
 
+import os
 import sys
 from typing import Any, Literal
 
@@ -27,6 +28,10 @@ def make_fabric(options: TrainingOptions) -> Fabric:
         UserError: Fabric refuses the combination.
     """
     strategy: Any = options.strategy
+    on_cpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.accelerator.is_available())
+    # On the CPU a device is a process, and Fabric would start any number of them.
+    if on_cpu and options.devices > (os.cpu_count() or 1):
+        raise UserError(f"--devices {options.devices}: this machine has {os.cpu_count()} CPU cores, and no GPU is used")
     if strategy in ("ddp", "auto") and options.devices * options.nodes > 1:
         # Buffers that differ between processes on purpose (a method's feedback, for one) must not be overwritten.
         strategy = DDPStrategy(broadcast_buffers=False)

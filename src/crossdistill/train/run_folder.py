@@ -33,7 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.recipe = self.path / "recipe.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
@@ -92,13 +92,23 @@ class RunFolder:
 
 
 def load_recipe(path: Path) -> TrainingOptions:
-    """The options that `recipe.yaml` records."""
+    """The options that `recipe.yaml` records.
+
+    Raises:
+        UserError: the file was changed so that it holds no options any more.
+    """
     from crossdistill.options import MethodOptions, ModelOptions
 
-    values: dict[str, Any] = yaml.safe_load(path.read_text())
-    for name, kind in (("student", ModelOptions), ("teacher", ModelOptions), ("method", MethodOptions)):
-        values[name] = kind(**values[name])
-    return TrainingOptions(**values)
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text())
+        for name, kind in (("student", ModelOptions), ("teacher", ModelOptions), ("method", MethodOptions)):
+            values[name] = kind(**values[name])
+        return TrainingOptions(**values)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is not a recipe of this version ({reason}): undo what was changed in it, or start a new run"
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

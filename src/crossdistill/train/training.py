@@ -129,9 +129,16 @@ def _check_options(options: TrainingOptions) -> None:
     ):
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
-    for name in ("ema_decay", "label_smoothing", "random_erasing", "flip"):
+    for name in ("label_smoothing", "random_erasing", "flip"):
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(f"--{name} {getattr(options, name)}: give a number from 0 to 1")
+    # With 1 a moving average, or a velocity, would keep its first value for ever.
+    for name in ("ema_decay", "momentum"):
+        if not 0 <= getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: give a number from 0 to below 1")
+    for name in ("crop_scale", "step_epochs"):
+        if getattr(options, name) <= 0:
+            raise UserError(f"--{name} {getattr(options, name)}: give a number above 0")
     if options.max_steps is not None and options.max_steps < 1:
         raise UserError(f"--max_steps {options.max_steps}: give at least 1")
 

@@ -46,9 +46,9 @@ from torchvision.models import resnet18
 from crossdistill import StagedModel
 
 model = StagedModel(resnet18(), stage_ends=["layer1", "layer2", "layer3", "layer4"])
-outputs = model(images)                          # images (B, 3, H, W) in [0, 1]
+outputs = model(images)  # images (B, 3, H, W) in [0, 1]
 [feature.shape for feature in outputs.features]  # (B, C_k, H_k, W_k) of each stage
-tail = model.run_from(3, outputs.features[2])    # the last stage and the head, on any map of that shape
+tail = model.run_from(3, outputs.features[2])  # the last stage and the head, on any map of that shape
 ```
 
 Tokens must lie row by row, behind any class and register tokens. timm's own maps show whether they do; for other

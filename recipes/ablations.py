@@ -19,7 +19,7 @@ from crossdistill.quickstart import PAIRS, recipe
 
 # The pair and, by a short name, what is changed.
 ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
-    # The letters are the paper's; which of D and E is which is not known.
+    # The letters are the paper's; which of D and E is which is not stated.
     "fbt": (
         "cnn-vit",
         {
@@ -86,6 +86,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
     arguments = parser.parse_args()
+    known = {name for method in arguments.methods for name in ABLATIONS[method][1]}
+    for name in arguments.settings or ():
+        if name not in known:
+            parser.error(f"--settings {name}: choose from {', '.join(sorted(known))}")
     for method in arguments.methods:
         pair, settings = ABLATIONS[method]
         output = arguments.output / method

@@ -62,7 +62,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--teachers", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--output", type=Path, default=Path("runs/cifar10_students"))
-    arguments = parse(parser, list(STUDIES))
+    arguments = parse(parser, list(STUDIES), "data")
+    for teacher in {STUDIES[name][0] for name in arguments.pairs}:
+        if not (arguments.teachers / teacher / "student.safetensors").exists():
+            parser.error(f"--teachers {arguments.teachers} has no {teacher}: see recipes/cifar10_{teacher}_teacher.yaml")"
+            )
     data, held_out = arguments.output / "data", arguments.output / "held_out"
     _choose(arguments.data, data, ("train", 0), ("test", None))
     _choose(arguments.data, held_out, ("train", 0), ("train", IMAGES_OF_A_CLASS))

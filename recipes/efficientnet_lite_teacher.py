@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("teacher.safetensors"))
     parser.add_argument("--classes", type=Path, default=Path("classes.txt"))
     arguments = parser.parse_args()
+    for path in (arguments.wheel, arguments.data / "train"):
+        if not path.exists():
+            parser.error(f"there is no {path}")
 
     names = [ImageNetInfo().index_to_label_name(index) for index in range(1000)]
     teacher = build_model(ModelOptions(ARCHITECTURE), num_classes=1000)

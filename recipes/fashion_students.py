@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--originals", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--output", type=Path, default=Path("runs/fashion"))
-    arguments = parse(parser, list(STUDIES))
+    arguments = parse(parser, list(STUDIES), "originals")
     held_out = _hold_out(arguments.originals, arguments.output / "held_out")
     for name in arguments.pairs:
         pair, methods = STUDIES[name]

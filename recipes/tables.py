@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from crossdistill.methods import METHODS
 from crossdistill.options import TrainingOptions
 from crossdistill.train import run
 
@@ -24,12 +25,18 @@ _TEMPERATURES = (1.0, 2.0, 4.0)
 _LONG = "scratch-long"
 
 
-def parse(parser: ArgumentParser, pairs: Sequence[str]) -> Namespace:
-    """The options of every study, beside those that `parser` has."""
+def parse(parser: ArgumentParser, pairs: Sequence[str], images: str) -> Namespace:
+    """The options of every study, beside those that `parser` has; `images` is the one that names a folder of images."""
     parser.add_argument("--pairs", nargs="+", choices=pairs, default=list(pairs))
-    parser.add_argument("--methods", nargs="+", help=f"default: all that fit the pair, and {_LONG}")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, _LONG], help=f"default: all that fit the pair, and {_LONG}"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    folder = getattr(arguments, images)
+    if not folder.is_dir():
+        parser.error(f"--{images} {folder}: there is no such folder")
+    return arguments
 
 
 def print_table(recipe: Recipe, methods: Sequence[str], output: Path, arguments: Namespace, held_out: str) -> None:
@@ -52,7 +59,7 @@ def print_table(recipe: Recipe, methods: Sequence[str], output: Path, arguments:
         for method in chosen:
             if method != _LONG:
                 run_missing(recipe, method, output / f"{method}-{seed}", seed, temperature)
-    if _LONG in chosen:
+    if _LONG in chosen and summaries(output, "scratch"):
         length = _dearest(methods, output)
         for seed in arguments.seeds:
             run_missing(recipe, "scratch", output / f"{_LONG}-{seed}", seed, length=length)

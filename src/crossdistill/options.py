@@ -37,7 +37,7 @@ class MethodOptions:
 
 @dataclass
 class TrainingOptions:
-    """Train a student: the teacher, the student, the method, the data and the recipe.
+    """A training run: the models, the method, the data and the recipe.
 
     Args:
         output: run folder; a folder that holds another run is refused.
@@ -52,7 +52,8 @@ class TrainingOptions:
         teacher_classes: a file that maps the classes of the data to outputs of the teacher.
         allow_weak_teacher: train although the teacher is near chance or its head is new.
         method: the distillation method.
-        image_size: side in pixels of the images, or two numbers, height and width; default: the student's own.
+        image_size: side in pixels of the images, or height and width; default: the student's
+            `img_size`, that of a named set of small images, or the student's own.
         stem_stride: total stride of the student's stem and first stage, lowered for small images; default: as built.
         epochs: passes over the training set.
         max_steps: stop after so many optimiser steps, whatever the epochs; the schedule ends there.

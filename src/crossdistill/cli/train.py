@@ -7,7 +7,7 @@ from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, TrainingOptions
 
 # Options that only a run with a teacher has.
-_DISTILLATION = ("teacher", "method", "allow_weak_teacher")
+_DISTILLATION = ("teacher", "method", "allow_weak_teacher", "preflight_images")
 
 
 def run(arguments: list[str]) -> None:

@@ -116,7 +116,7 @@ def attention_logits(projections: Projections) -> Tensor:
 class CAKD(Distiller):
     """Cross-architecture knowledge distillation: a CNN learns in the attention and token spaces of a Transformer.
 
-    The teacher runs on the images themselves, always: its queries, keys and values are not among its cached outputs.
+    The teacher runs on the images themselves, always: its queries, keys and values are not among `teacher_outputs`.
 
     Args:
         student: the model that is trained, a CNN in the paper; of any architecture.

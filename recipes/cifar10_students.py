@@ -65,8 +65,8 @@ def main() -> None:
     arguments = parse(parser, list(STUDIES), "data")
     for teacher in {STUDIES[name][0] for name in arguments.pairs}:
         if not (arguments.teachers / teacher / "student.safetensors").exists():
-            parser.error(f"--teachers {arguments.teachers} has no {teacher}: see recipes/cifar10_{teacher}_teacher.yaml")"
-            )
+            recipe = f"recipes/cifar10_{teacher}_teacher.yaml"
+            parser.error(f"--teachers {arguments.teachers} has no {teacher}: see {recipe}")
     data, held_out = arguments.output / "data", arguments.output / "held_out"
     _choose(arguments.data, data, ("train", 0), ("test", None))
     _choose(arguments.data, held_out, ("train", 0), ("train", IMAGES_OF_A_CLASS))

@@ -46,16 +46,33 @@ def launch(folder: Path, name: str, options: TrainingOptions, processes: int, *f
     return output
 
 
-@pytest.mark.parametrize("method", ["kd", "ofa", "cskd"])
-def test_two_processes_equal_one(method: str, image_folder: Path, tmp_path: Path) -> None:
+# With more than one position in its last map, as CSKD needs.
+CNN = ModelOptions("test_resnet", {"output_stride": 8})
+VIT = ModelOptions("vit_tiny_patch16_224", TINY_VIT | {"embed_dim": 48})
+# What CAKD draws at random, each process draws for itself.
+NOTHING_DRAWN = {"replacement_probability": 0.0, "dropout": 0.0, "view_probability": 0.0, "critic_every": 2}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "method"),
+    [
+        (CNN, MethodOptions("kd")),
+        (CNN, MethodOptions("ofa")),
+        (CNN, MethodOptions("cskd")),
+        (VIT, MethodOptions("cakd", NOTHING_DRAWN)),
+    ],
+    ids=lambda value: value.name,
+)
+def test_two_processes_equal_one(
+    teacher: ModelOptions, method: MethodOptions, image_folder: Path, tmp_path: Path
+) -> None:
     # A ViT has no batch norm, so the gradient of the global batch is the mean of the two halves' gradients.
     options = tiny_options(
         image_folder,
         tmp_path / "unused",
         student=ModelOptions("vit_tiny_patch16_224", TINY_VIT),
-        # With more than one position in its last map, as CSKD needs.
-        teacher=ModelOptions("test_resnet", {"output_stride": 8}),
-        method=MethodOptions(method),
+        teacher=teacher,
+        method=method,
         cutmix=1.0,
         mixup=0.5,
         random_erasing=0.5,

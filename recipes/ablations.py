@@ -68,6 +68,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "cnn-vit",
         {
             "full": {},
+            "prompts-everywhere": {"prompt_stages": [1, 2, 3, 4]},
             "feedback-current": {"feedback": "current"},
             "feedback-batch-mean": {"feedback": "batch_mean"},
             "feedback-none": {"feedback": "none"},

@@ -52,8 +52,11 @@ STUDIES: dict[str, tuple[str, Student, tuple[str, ...]]] = {
     "cnn-cnn": ("cnn", CNN, ("scratch", "kd", "ofa", "fbt", "pat")),
 }
 # What the quickstart gives them too: OFA's authors weight its stages so on small images; PAT's tokens of 512 channels
-# would be many times the work of such small models.
-KWARGS: dict[str, dict[str, Any]] = {"ofa": {"stage_weight": 0.1}, "pat": {"width": 128, "heads": 4}}
+# would be many times the work of such small models, and prompts at every stage double the time.
+KWARGS: dict[str, dict[str, Any]] = {
+    "ofa": {"stage_weight": 0.1},
+    "pat": {"width": 128, "heads": 4, "prompt_stages": [4]},
+}
 IMAGES_OF_A_CLASS = 500
 
 

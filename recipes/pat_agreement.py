@@ -47,7 +47,7 @@ def main() -> None:
         pair = PAIRS["cnn-vit"]
         options = recipe("pat", str(files("crossdistill") / "assets" / pair.teacher), str(output), 0, pair)
         options.evaluate_every = 3 if number <= DRAWN else options.epochs
-        options.method.kwargs |= hyperparameters
+        options.method.kwargs |= {"prompt_stages": [1, 2, 3, 4]} | hyperparameters
         if not (output / "summary.json").exists():
             options.resume = (output / "recipe.yaml").exists()
             print(name, run(options, Console(quiet=True))["top1"], flush=True)

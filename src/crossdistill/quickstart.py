@@ -19,7 +19,7 @@ from rich.table import Table
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
-DEFAULT_METHODS = ("scratch", "kd", "ofa")
+DEFAULT_METHODS = ("scratch", "kd", "pat")
 _TIMED_STEPS = 3
 
 
@@ -133,12 +133,13 @@ def recipe(method: str, teacher: str, output: str, seed: int, pair: Pair = PAIRS
         seed: of everything random.
         pair: the student and its learning rate.
     """
-    # On held-out images KD's temperatures of 1 and 2 are level (docs/results.md); OFA's authors weight its stages so on
-    # small images; PAT's tokens of 512 channels would be ten times the work of these models of 32 to 192.
+    # On held-out images KD's temperatures of 1 and 2 are level. OFA's authors weight its stages so on small images.
+    # PAT's 512 channels would be ten times the work of these models of 32 to 192, and prompts at every stage would
+    # double the time for nothing (docs/results.md).
     kwargs: dict[str, dict[str, Any]] = {
         "kd": {"temperature": 2.0},
         "ofa": {"stage_weight": 0.1},
-        "pat": {"width": 128, "heads": 4},
+        "pat": {"width": 128, "heads": 4, "prompt_stages": [4]},
     }
     return TrainingOptions(
         output=output,

@@ -1,6 +1,6 @@
 """What the parts of a method contribute: its papers' ablations, and the questions that our own results raise.
 
-    python recipes/ablations.py fbt cakd cskd pat --seeds 0 1
+    python recipes/ablations.py fbt cakd cskd cskd-plain-vit pat --seeds 0 1
 
 Every run is the quickstart's recipe for the pair that fits the method (or the one for which it gains), with some of the
 method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run again.
@@ -12,16 +12,28 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fashion_students import VIT
 from tables import markdown, run_missing, summaries
 
 from crossdistill.options import TrainingOptions
-from crossdistill.quickstart import PAIRS, recipe
+from crossdistill.quickstart import PAIRS, Pair, recipe
 
-# The pair and, by a short name, what is changed.
-ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+# Of CSKD, with both kinds of ViT.
+_SPATIAL: dict[str, dict[str, Any]] = {
+    "full": {},
+    "spatial-0.1": {"spatial_weight": 0.1},
+    "no-spatial": {"spatial_weight": 0.0},
+    "no-fusion": {"fusion": False},
+    "soft": {"kind": "soft", "logit_kind": "soft"},
+    "soft-whole-labels": {"kind": "soft", "logit_kind": "soft", "label_weight": 1.0},
+}
+
+# Of each study: the method, the pair and, by a short name, what is changed.
+ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
     # The letters are the paper's; which of D and E is which is not stated.
     "fbt": (
-        "cnn-vit",
+        "fbt",
+        PAIRS["cnn-vit"],
         {
             "full": {},
             "A-no-block-no-tail": {"tail_stages": 0, "attention_blocks": 0},
@@ -36,7 +48,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         },
     ),
     "cakd": (
-        "vit-cnn",
+        "cakd",
+        PAIRS["vit-cnn"],
         {
             "full": {},
             "no-views": {"view_probability": 0.0},
@@ -53,19 +66,11 @@ ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "no-views-weights-10": {"view_probability": 0.0, "gl_weight": 10.0, "attention_weight": 10.0},
         },
     ),
-    "cskd": (
-        "cnn-vit",
-        {
-            "full": {},
-            "no-spatial": {"spatial_weight": 0.0},
-            "no-fusion": {"fusion": False},
-            "soft": {"kind": "soft", "logit_kind": "soft"},
-            "soft-whole-labels": {"kind": "soft", "logit_kind": "soft", "label_weight": 1.0},
-            "soft-weights-1": {"kind": "soft", "logit_kind": "soft", "label_weight": 1.0, "logit_weight": 1.0},
-        },
-    ),
+    "cskd": ("cskd", PAIRS["cnn-vit"], _SPATIAL),
+    "cskd-plain-vit": ("cskd", VIT, _SPATIAL),
     "pat": (
-        "cnn-vit",
+        "pat",
+        PAIRS["cnn-vit"],
         {
             "full": {},
             "prompts-everywhere": {"prompt_stages": [1, 2, 3, 4]},
@@ -82,29 +87,29 @@ ABLATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="+", choices=ABLATIONS)
+    parser.add_argument("studies", nargs="+", choices=ABLATIONS)
     parser.add_argument("--settings", nargs="+", help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
     arguments = parser.parse_args()
-    known = {name for method in arguments.methods for name in ABLATIONS[method][1]}
+    known = {name for study in arguments.studies for name in ABLATIONS[study][2]}
     for name in arguments.settings or ():
         if name not in known:
             parser.error(f"--settings {name}: choose from {', '.join(sorted(known))}")
-    for method in arguments.methods:
-        pair, settings = ABLATIONS[method]
-        output = arguments.output / method
+    for study in arguments.studies:
+        method, pair, settings = ABLATIONS[study]
+        output = arguments.output / study
         for seed in arguments.seeds:
             run_missing(partial(_recipe, pair), "scratch", output / f"scratch-{seed}", seed)
             for name, changes in settings.items():
                 if name in (arguments.settings or settings):
                     run_missing(partial(_recipe, pair, changes=changes), method, output / f"{name}-{seed}", seed)
-        print(f"\n{method}, {pair}", flush=True)
+        print(f"\n{study}", flush=True)
         print(markdown({name: summaries(output, name) for name in ("scratch", *settings)}), flush=True)
 
 
 def _recipe(pair: str, method: str, output: str, seed: int, changes: dict[str, Any] | None = None) -> TrainingOptions:
-    options = recipe(method, str(files("crossdistill") / "assets" / PAIRS[pair].teacher), output, seed, PAIRS[pair])
+    options = recipe(method, str(files("crossdistill") / "assets" / pair.teacher), output, seed, pair)
     options.method.kwargs |= changes or {}
     return options
 

@@ -2,10 +2,11 @@
 
     python recipes/fashion_students.py --originals /usr/share/datasets/fashion-mnist --output runs/fashion
 
-The CNN and the MLP learn from the quickstart's ViT, the ViT from its CNN. Every run is the quickstart's recipe, judged
-once, at the end; what else the table holds is in recipes/tables.py. The images that choose KD's temperature are 5,000
-training images of Fashion-MNIST that are not among the student's 2,000 (the teacher was trained on them, so they
-flatter it; they only choose the temperature). FOLDER holds the original `*-ubyte.gz` files.
+The CNN and the MLP learn from the quickstart's ViT; two ViTs, without and with a distillation token, from its CNN. Every
+run is the quickstart's recipe, judged once, at the end; what else the table holds is in recipes/tables.py. The images
+that choose KD's temperature are 5,000 training images of Fashion-MNIST that are not among the student's 2,000 (the
+teacher was trained on them, so they flatter it; they only choose the temperature). FOLDER holds the original
+`*-ubyte.gz` files.
 """
 
 import argparse
@@ -29,10 +30,18 @@ MLP = Pair(
     ),
     5e-3,
 )
+VIT = Pair(
+    PAIRS["cnn-vit"].teacher,
+    ModelOptions(
+        "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    ),
+    2e-3,
+)
 # With the methods that fit each; CAKD wants a Transformer and a CNN, CSKD a CNN and a student with patch tokens.
 STUDIES: dict[str, tuple[Pair, tuple[str, ...]]] = {
     "vit-cnn": (PAIRS["vit-cnn"], ("scratch", "kd", "ofa", "cakd", "fbt", "pat")),
-    "cnn-vit": (PAIRS["cnn-vit"], ("scratch", "kd", "ofa", "cskd", "fbt", "pat")),
+    "cnn-vit": (VIT, ("scratch", "kd", "ofa", "cskd", "fbt", "pat")),
+    "cnn-distilled-vit": (PAIRS["cnn-vit"], ("scratch", "kd", "ofa", "cskd", "fbt", "pat")),
     "vit-mlp": (MLP, ("scratch", "kd", "ofa", "fbt", "pat")),
 }
 HELD_OUT = 5000

@@ -61,6 +61,6 @@ def test_cskd_has_a_pair_and_baselines_of_its_own(
     summaries = quickstart.run(["scratch", "cskd"], str(tmp_path))
     runs = [(summary["method"], summary["student"]) for summary in summaries]
     assert runs[0] == ("scratch", "test_resnet")
-    assert runs[1:] == [(name, "vit_tiny_patch16_224") for name in ("scratch", "kd", "cskd")]
+    assert runs[1:] == [(name, "deit_tiny_distilled_patch16_224") for name in ("scratch", "kd", "cskd")]
     assert (tmp_path / "cnn-vit" / "cskd" / "student.safetensors").exists()
     assert capsys.readouterr().out.count("agrees with teacher") == 2

@@ -43,7 +43,8 @@ PAIRS = {
     "cnn-vit": Pair(
         "fashion_cnn.safetensors",
         ModelOptions(
-            "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+            "deit_tiny_distilled_patch16_224",
+            {"img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
         ),
         2e-3,
     ),

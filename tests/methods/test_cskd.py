@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import pytest
 import test_contract
@@ -349,6 +350,15 @@ def test_pairs_that_cannot_be_served_are_refused(teacher: object, student: str, 
 def test_few_positions_are_warned_of() -> None:
     with pytest.warns(UserCaution, match="last map of swin has only 2x2"):
         pair(teacher="swin")
+
+
+def test_a_student_without_a_distillation_token_is_warned_of() -> None:
+    with pytest.warns(UserCaution, match="vit has no distillation token"):
+        pair(student="vit")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pair(student="distilled")
+        pair(student="mlp")
 
 
 # What every method promises. At 32 pixels the shared CNN has one position left, so here it has the gentler stem.

@@ -242,6 +242,14 @@ def _check_pair(student: StagedModel, teacher: StagedModel) -> None:
             f"CSKD asks the teacher's head about single positions and {teacher.name} answers from a class token: "
             "choose a CNN, or another teacher that averages its last map, or a method such as KD or OFA"
         )
+    if student.heads == ("class",) and student.stages[-1].prefix_tokens and not student.pools_mean:
+        warnings.warn(
+            f"CSKD: {student.name} has no distillation token, so the head of its class token learns the patch tokens' "
+            "answers too, which can cost accuracy: choose a model such as deit_tiny_distilled_patch16_224, or a lower "
+            "--method.kwargs.spatial_weight",
+            UserCaution,
+            stacklevel=3,
+        )
     for model, remedy in (
         (teacher, "give it larger images with --teacher_image_size, or train it with a lower --stem_stride"),
         (student, "choose a larger --image_size or smaller patches"),

@@ -2,10 +2,10 @@
 
     python recipes/fashion_students.py --originals /usr/share/datasets/fashion-mnist --output runs/fashion
 
-The CNN and the MLP learn from the quickstart's ViT; two ViTs, without and with a distillation token, from its CNN. Every
-run is the quickstart's recipe, judged once, at the end; what else the table holds is in recipes/tables.py. The images
-that choose KD's temperature are 5,000 training images of Fashion-MNIST that are not among the student's 2,000 (the
-teacher was trained on them, so they flatter it; they only choose the temperature). FOLDER holds the original
+The CNN and the MLP learn from the quickstart's ViT; two ViTs, without and with a distillation token, from its CNN.
+Every run is the quickstart's recipe, judged once, at the end; what else the table holds is in recipes/tables.py. The
+images that choose KD's temperature are 5,000 training images of Fashion-MNIST that are not among the student's 2,000
+(the teacher was trained on them, so they flatter it; they only choose the temperature). FOLDER holds the original
 `*-ubyte.gz` files.
 """
 

@@ -2,9 +2,9 @@
 
     python recipes/cakd_robustness.py --seeds 0 1 2
 
-The quickstart's ViT teaches its CNN on fashion-mini with scratch, KD, CAKD without views and CAKD. All are judged on the
-first `--images` validation images: clean, and under eight corruptions at five severities (`evaluate --corruptions` is the
-same on all of them). Runs that are there are not run again.
+The quickstart's ViT teaches its CNN on fashion-mini with scratch, CAKD without views and CAKD. All are judged on the
+first `--images` validation images: clean, and under eight corruptions at five severities (what
+`evaluate --corruptions` does with all of them). Runs that are there are not run again.
 """
 
 import argparse
@@ -18,16 +18,15 @@ from typing import Any
 import torch
 from tables import run_missing
 
-from crossdistill import load_model
 from crossdistill.data import EvalLoader, open_data
 from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
 from crossdistill.options import TrainingOptions
 from crossdistill.quickstart import PAIRS, recipe
 from crossdistill.train.evaluate import evaluate
+from crossdistill.weights import load_model
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": ("scratch", {}),
-    "kd": ("kd", {}),
     "cakd-no-views": ("cakd", {"view_probability": 0.0}),
     "cakd": ("cakd", {}),
 }

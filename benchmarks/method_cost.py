@@ -9,7 +9,6 @@ Prints a Markdown table; a method that does not fit the pair is left out, with t
 """
 
 import argparse
-import copy
 import json
 import statistics
 import subprocess
@@ -86,7 +85,7 @@ def _models(arguments: argparse.Namespace) -> tuple[StagedModel, StagedModel]:
 def _step(method: str, arguments: argparse.Namespace) -> Callable[[], None]:
     """A training step on noise, models of its own; the critic's step comes as often as the method asks for it."""
     student, teacher = _models(arguments)
-    distiller = build_distiller(MethodOptions(method), copy.deepcopy(student), teacher, train_size=1000)
+    distiller = build_distiller(MethodOptions(method), student, teacher, train_size=1000)
     device = next(student.parameters()).device
     distiller.to(device).train()
     if distiller.critic is not None:

@@ -28,7 +28,7 @@ from crossdistill.functional import kd_loss
 from crossdistill.methods.kd import KD
 from crossdistill.models import build_model
 from crossdistill.options import ModelOptions, TrainingOptions
-from crossdistill.train.fabric import make_fabric
+from crossdistill.train.fabric import make_fabric, peak_memory
 from crossdistill.train.loop import Loop
 from crossdistill.train.run_folder import RunFolder
 
@@ -186,8 +186,7 @@ def _make_images(folder: Path, arguments: argparse.Namespace) -> Path:
 
 def _peak_memory(arguments: argparse.Namespace) -> int:
     """Bytes at the peak of one turn of one loop, in this process."""
-    import resource
-
+    
     with tempfile.TemporaryDirectory() as folder:
         options_of = _bare if arguments.peak_memory == "bare" else _ours
         data = _make_images(Path(folder) / "images", arguments)
@@ -202,9 +201,7 @@ def _peak_memory(arguments: argparse.Namespace) -> int:
             cache_images="true",
         )
         options_of(arguments, options)()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 if __name__ == "__main__":

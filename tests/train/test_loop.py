@@ -3,6 +3,8 @@
 import errno
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import Outputs
 from crossdistill.train import run
 from crossdistill.train.checkpoint import latest_checkpoint
+from crossdistill.train.fabric import peak_memory
 from crossdistill.train.loop import Loop
 from crossdistill.weights import load_model
 from tiny_models import SIDE
@@ -264,3 +267,16 @@ def test_says_that_small_images_are_enlarged(
         options = tiny_options(image_folder, tmp_path / str(size), image_size=size, max_steps=1)
         run(options)
         assert ("--image_size 32" in capsys.readouterr().out) == warned
+
+
+def test_peak_memory_is_that_of_the_process_itself() -> None:
+    # A child that starts small must not report the peak of this process, which has torch and a ballast in it.
+    ballast = torch.ones(200 << 18)
+    code = (
+        "import torch; from crossdistill.train.fabric import peak_memory; print(peak_memory(torch.device('cpu')));"
+        "ballast = torch.ones(100 << 18); print(peak_memory(torch.device('cpu')))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    small, large = map(int, output.split())
+    assert small < peak_memory(torch.device("cpu")) - ballast.nbytes / 2
+    assert large - small > 90 << 20

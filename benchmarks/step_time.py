@@ -186,7 +186,7 @@ def _make_images(folder: Path, arguments: argparse.Namespace) -> Path:
 
 def _peak_memory(arguments: argparse.Namespace) -> int:
     """Bytes at the peak of one turn of one loop, in this process."""
-    
+
     with tempfile.TemporaryDirectory() as folder:
         options_of = _bare if arguments.peak_memory == "bare" else _ours
         data = _make_images(Path(folder) / "images", arguments)

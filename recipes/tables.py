@@ -25,11 +25,21 @@ _TEMPERATURES = (1.0, 2.0, 4.0)
 _LONG = "scratch-long"
 
 
-def parse(parser: ArgumentParser, pairs: Sequence[str], images: str) -> Namespace:
-    """The options of every study, beside those that `parser` has; `images` is the one that names a folder of images."""
+def parse(parser: ArgumentParser, pairs: Sequence[str], images: str, variants: Sequence[str] = ()) -> Namespace:
+    """The options of every study.
+
+    Args:
+        parser: has the study's own.
+        pairs: what `--pairs` takes.
+        images: the option that names a folder of images.
+        variants: names of rows that the study has beside the methods.
+    """
     parser.add_argument("--pairs", nargs="+", choices=pairs, default=list(pairs))
     parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, _LONG], help=f"default: all that fit the pair, and {_LONG}"
+        "--methods",
+        nargs="+",
+        choices=[*METHODS, *variants, _LONG],
+        help=f"default: all that fit the pair, and {_LONG}",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()

@@ -143,7 +143,7 @@ EVERY_METHOD += [("fbt", "vit", "cnn"), ("pat", "vit", "cnn"), ("cskd", "wide_cn
         ("cakd", {"critic_every": 0}),
         ("cakd", {"replacement_probability": 3.0}),
         ("cakd", {"dropout": 2.0}),
-        ("cakd", {"view_masked": 1.0}),
+        ("cakd", {"view_masked": 1.5}),
         ("fbt", {"attention_blocks": -1}),
         ("fbt", {"temperature": 0.0}),
         ("fbt", {"assistant_start": 2.0}),

@@ -192,8 +192,9 @@ class CAKD(Distiller):
             replacement_probability=self.replacement_probability,
             view_probability=self.view_probability,
             view_strength=view_strength,
+            view_masked=view_masked,
         )
-        check_range("cakd", at_least=0, below=1, dropout=dropout, view_masked=view_masked)
+        check_range("cakd", at_least=0, below=1, dropout=dropout)
 
         if self.logit_weight and not teacher.num_classes:
             raise UserError(f"cakd: logit_weight={self.logit_weight}, and {teacher.name} has no head: set it to 0")

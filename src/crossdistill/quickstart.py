@@ -19,7 +19,7 @@ from rich.table import Table
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
-DEFAULT_METHODS = ("scratch", "kd", "pat")
+DEFAULT_METHODS = ("scratch", "kd", "ofa")
 _TIMED_STEPS = 3
 
 

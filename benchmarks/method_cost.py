@@ -10,13 +10,10 @@ Prints a Markdown table; a method that does not fit the pair is left out, with t
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import torch
+from side_by_side import peaks, take_turns
 
 from crossdistill.inspection import inspect_pair
 from crossdistill.methods import METHODS, build_distiller
@@ -46,14 +43,8 @@ def main() -> None:
     student, teacher = _models(arguments)
     costs = inspect_pair(teacher, student, arguments.methods).methods
     fitting = [cost.name for cost in costs if not cost.refusal]
-    seconds = _take_turns({name: _step(name, arguments) for name in fitting}, arguments.rounds)
-    command = [sys.executable, *sys.argv]
-    peaks = {
-        name: json.loads(
-            subprocess.run([*command, "--peak_memory", name], capture_output=True, check=True).stdout.splitlines()[-1]
-        )
-        for name in fitting
-    }
+    seconds = take_turns({name: _step(name, arguments) for name in fitting}, arguments.rounds)
+    memory = peaks(fitting)
     base = "kd" if "kd" in fitting else fitting[0]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{arguments.teacher} -> {arguments.student}, {arguments.image_size} px, batches of {arguments.batch_size}, "
@@ -65,7 +56,7 @@ def main() -> None:
             print(f"| {cost.name} | does not fit | | | |")
             continue
         print(f"| {cost.name} | {cost.extra_parameters / 1e6:.2f} M | {cost.macs / 1e9:.2f} G | "
-              f"{seconds[cost.name] / seconds[base]:.2f} | {peaks[cost.name] / peaks[base]:.2f} |")  # fmt: skip
+              f"{seconds[cost.name] / seconds[base]:.2f} | {memory[cost.name] / memory[base]:.2f} |")  # fmt: skip
     for cost in costs:
         if cost.refusal:
             print(f"\n{cost.name}: {cost.refusal}")
@@ -112,20 +103,6 @@ def _step(method: str, arguments: argparse.Namespace) -> Callable[[], None]:
             critic_optimizer.zero_grad()
 
     return run
-
-
-def _take_turns(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of a step of each method; the first turn warms up and is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _peak_memory(arguments: argparse.Namespace) -> int:

@@ -11,16 +11,13 @@ is that of a process of its own for each loop.
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from PIL import Image
+from side_by_side import peaks, take_turns
 from torch import nn
 
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader, open_data
@@ -54,31 +51,14 @@ def main() -> None:
     for where in ("memory", "jpeg folder"):
         with tempfile.TemporaryDirectory() as folder:
             bare, ours = _loops(arguments, where, Path(folder))
-            times = _take_turns(bare, ours, arguments.rounds)
-        medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+            turns = take_turns({"bare": bare, "ours": ours}, arguments.rounds)
+        medians = {name: seconds / STEPS for name, seconds in turns.items()}
         print(f"data from {where:12} bare {1000 * medians['bare']:7.1f} ms/step   ours {1000 * medians['ours']:7.1f} "
               f"ms/step   ratio {medians['ours'] / medians['bare']:.3f}")  # fmt: skip
-    command = [sys.executable, *sys.argv]
-    peaks = {
-        name: json.loads(subprocess.run([*command, "--peak_memory", name], capture_output=True, check=True).stdout)
-        for name in ("bare", "ours")
-    }
-    print(f"peak memory       bare {peaks['bare'] / 2**20:7.0f} MiB       ours {peaks['ours'] / 2**20:7.0f} MiB       "
-          f"ratio {peaks['ours'] / peaks['bare']:.3f}")  # fmt: skip
-
-
-def _take_turns(bare: Callable[[], None], ours: Callable[[], None], rounds: int) -> dict[str, list[float]]:
-    """Seconds per step of each turn; the first turn of each warms up and is not counted."""
-    times: dict[str, list[float]] = {"bare": [], "ours": []}
-    for turn in range(rounds + 1):
-        for name, run in (("bare", bare), ("ours", ours)):
-            started = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append((time.perf_counter() - started) / STEPS)
-    return times
+    memory = peaks(("bare", "ours"))
+    mebibytes = {name: peak / 2**20 for name, peak in memory.items()}
+    print(f"peak memory       bare {mebibytes['bare']:7.0f} MiB       ours {mebibytes['ours']:7.0f} MiB       "
+          f"ratio {mebibytes['ours'] / mebibytes['bare']:.3f}")  # fmt: skip
 
 
 def _loops(arguments: argparse.Namespace, where: str, folder: Path) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -186,7 +166,6 @@ def _make_images(folder: Path, arguments: argparse.Namespace) -> Path:
 
 def _peak_memory(arguments: argparse.Namespace) -> int:
     """Bytes at the peak of one turn of one loop, in this process."""
-
     with tempfile.TemporaryDirectory() as folder:
         options_of = _bare if arguments.peak_memory == "bare" else _ours
         data = _make_images(Path(folder) / "images", arguments)

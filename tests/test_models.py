@@ -153,6 +153,12 @@ def test_torchvisions_models_take_the_number_of_classes() -> None:
     assert model.num_classes == 3
 
 
+def test_a_dotted_class_of_fixed_size_is_built_for_the_images() -> None:
+    options = ModelOptions("timm.models.mlp_mixer.MlpMixer", {"patch_size": 8, "num_blocks": 2, "embed_dim": 16})
+    model = build_model(options, num_classes=3, image_size=(32, 32))
+    assert model.stages[-1].size == (4, 4)
+
+
 def test_dotted_paths_that_lead_nowhere_are_refused() -> None:
     assert "cannot import 'torchvision.models.resnet8'" in refusal(
         ModelOptions("torchvision.models.resnet8"), num_classes=3

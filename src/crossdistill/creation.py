@@ -30,19 +30,20 @@ def create_module(
         kwargs: arguments for it; `img_size` among them must be taken, whatever `image_size` is.
         num_classes: number of outputs, 0 for no head; None leaves it to the model. A callable by dotted path gets it if
             it has such a parameter.
-        image_size: (height, width) in pixels, for timm models that are built for one size.
+        image_size: (height, width) in pixels, for timm models that are built for one size, and for a callable by dotted
+            path that names a parameter `img_size`.
         pretrained: let timm load its weights; nothing is asked of a callable by dotted path.
         role: "student" or "teacher", for the flags in errors.
 
     Raises:
         UserError: refused argument or size, weights that cannot be downloaded.
     """
-    if is_dotted_path(name):
-        return _call(name, kwargs, num_classes)
     size: dict[str, Any] = {}
     if image_size is not None and "img_size" not in kwargs:
         # As one number where it can be one: not every constructor takes two.
         size["img_size"] = image_size[0] if image_size[0] == image_size[1] else image_size
+    if is_dotted_path(name):
+        return _call(name, kwargs, num_classes, size)
 
     def create(**size: Any) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs, **size)
@@ -85,9 +86,11 @@ def check_name(name: str) -> None:
         raise UserError(f"unknown tag of '{name}'{nearest(name, timm.list_pretrained(f'{root}.*'))}") from error
 
 
-def _call(path: str, kwargs: dict[str, Any], outputs: int | None) -> nn.Module:
+def _call(path: str, kwargs: dict[str, Any], outputs: int | None, size: dict[str, Any]) -> nn.Module:
     function = import_object(path)
     parameters = inspect.signature(function).parameters
+    if "img_size" in parameters:
+        kwargs = {**kwargs, **size}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if outputs is not None and (takes_any or "num_classes" in parameters):
         kwargs = {**kwargs, "num_classes": outputs}

@@ -204,7 +204,7 @@ class FBT(Distiller):
             return
         if self.tail_boundary == len(self.tail.stages) - 1 and not self.tail.pools_mean:
             # No stage is left in which a class token could read the patches.
-            self.prefix, self._prefix_count = "pooled", tokens.shape[1]
+            self.prefix = "pooled"
             self.register_buffer("prefix_tokens", None)
             return
         self.prefix = "learned" if prefix == "mean" and self.teacher_front else prefix
@@ -293,7 +293,7 @@ class FBT(Distiller):
             assert embedded is not None
             prefix = embedded.expand(len(entry), -1, -1)
         elif self.prefix == "pooled":
-            prefix = entry.mean(dim=(2, 3))[:, None].expand(-1, self._prefix_count, -1)
+            prefix = entry.mean(dim=(2, 3))[:, None].expand(-1, self.tail.stages[-1].prefix_tokens, -1)
         elif self.prefix_tokens is not None:
             prefix = self.prefix_tokens.expand(len(entry), -1, -1)
         # The student's own pass has updated the statistics already; a frozen tail is in eval mode and updates none.

@@ -2,21 +2,19 @@
 
     python recipes/ablations.py fbt cakd cskd cskd-plain-vit pat --seeds 0 1
 
-Every run is the quickstart's recipe for the pair that fits the method (or the one for which it gains), with some of the
-method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run again.
+Every run is that of recipes/fashion_students.py for the pair that fits the method (or the one for which it gains), with
+some of the method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run again.
 """
 
 import argparse
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fashion_students import VIT
+from fashion_students import VIT, fashion_recipe
 from tables import markdown, run_missing, summaries
 
-from crossdistill.options import TrainingOptions
-from crossdistill.quickstart import PAIRS, Pair, recipe
+from crossdistill.quickstart import PAIRS, Pair
 
 # Of CSKD, with both kinds of ViT.
 _SPATIAL: dict[str, dict[str, Any]] = {
@@ -100,18 +98,13 @@ def main() -> None:
         method, pair, settings = ABLATIONS[study]
         output = arguments.output / study
         for seed in arguments.seeds:
-            run_missing(partial(_recipe, pair), "scratch", output / f"scratch-{seed}", seed)
+            run_missing(partial(fashion_recipe, pair), "scratch", output / f"scratch-{seed}", seed)
             for name, changes in settings.items():
                 if name in (arguments.settings or settings):
-                    run_missing(partial(_recipe, pair, changes=changes), method, output / f"{name}-{seed}", seed)
+                    changed = partial(fashion_recipe, pair, hyperparameters=changes)
+                    run_missing(changed, method, output / f"{name}-{seed}", seed)
         print(f"\n{study}", flush=True)
         print(markdown({name: summaries(output, name) for name in ("scratch", *settings)}), flush=True)
-
-
-def _recipe(pair: str, method: str, output: str, seed: int, changes: dict[str, Any] | None = None) -> TrainingOptions:
-    options = recipe(method, str(files("crossdistill") / "assets" / pair.teacher), output, seed, pair)
-    options.method.kwargs |= changes or {}
-    return options
 
 
 if __name__ == "__main__":

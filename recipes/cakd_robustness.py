@@ -11,17 +11,16 @@ import argparse
 import json
 import statistics
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from fashion_students import fashion_recipe
 from tables import run_missing
 
 from crossdistill.data import EvalLoader, open_data
 from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
-from crossdistill.options import TrainingOptions
-from crossdistill.quickstart import PAIRS, recipe
+from crossdistill.quickstart import PAIRS
 from crossdistill.train.evaluate import evaluate
 from crossdistill.weights import load_model
 
@@ -44,20 +43,14 @@ def main() -> None:
         clean, corrupted = [], []
         for seed in arguments.seeds:
             folder = arguments.output / f"{name}-{seed}"
-            run_missing(partial(_recipe, hyperparameters), method, folder, seed)
+            changed = partial(fashion_recipe, PAIRS["vit-cnn"], hyperparameters=hyperparameters)
+            run_missing(changed, method, folder, seed)
             top1 = _judge(folder, arguments.images)
             clean.append(top1.pop("clean"))
             corrupted.append(statistics.mean(top1.values()))
         spread = f"{statistics.stdev(corrupted):.2f}" if len(corrupted) > 1 else ""
         cells = (name, _each(clean), f"{statistics.mean(clean):.2f}", _each(corrupted))
         print(f"| {' | '.join(cells)} | {statistics.mean(corrupted):.2f} | {spread} |", flush=True)
-
-
-def _recipe(hyperparameters: dict[str, Any], method: str, output: str, seed: int) -> TrainingOptions:
-    pair = PAIRS["vit-cnn"]
-    options = recipe(method, str(files("crossdistill") / "assets" / pair.teacher), output, seed, pair)
-    options.method.kwargs |= hyperparameters
-    return options
 
 
 def _judge(folder: Path, images: int) -> dict[str, float]:

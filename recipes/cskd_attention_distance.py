@@ -10,7 +10,7 @@ distance between a patch and the patches that it attends to, weighted by the att
 
 import argparse
 import json
-from importlib.resources import files
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,20 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from rich.console import Console
+from fashion_students import fashion_recipe
+from tables import run_missing
 from torch import Tensor, nn
 
 from crossdistill.methods.cskd import CSKD
 from crossdistill.modules.attention_taps import is_attention, project
-from crossdistill.quickstart import PAIRS, recipe
-from crossdistill.train import run
+from crossdistill.quickstart import PAIRS
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fusion": {},
     "no fusion": {"fusion": False},
     "no spatial term": {"spatial_weight": 0.0},
 }
+EVALUATE_EVERY = 3
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "cskd_attention_distance.png"
 
 
@@ -80,14 +81,8 @@ def main() -> None:
     curves = {}
     for name, hyperparameters in SETTINGS.items():
         output = arguments.output / name.replace(" ", "_")
-        pair = PAIRS["cnn-vit"]
-        teacher = str(files("crossdistill") / "assets" / pair.teacher)
-        options = recipe("cskd_attention_distance.WatchedCSKD", teacher, str(output), 0, pair)
-        options.evaluate_every = 3
-        options.method.kwargs = hyperparameters
-        if not (output / "summary.json").exists():
-            options.resume = (output / "recipe.yaml").exists()
-            print(name, run(options, Console(quiet=True))["top1"], flush=True)
+        changed = partial(fashion_recipe, PAIRS["cnn-vit"], hyperparameters=hyperparameters)
+        run_missing(changed, "cskd_attention_distance.WatchedCSKD", output, 0, evaluate_every=EVALUATE_EVERY)
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         curves[name] = [line for line in lines if "distance_1" in line]
     _draw(curves)

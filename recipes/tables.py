@@ -86,6 +86,7 @@ def run_missing(
     *,
     data: str | None = None,
     length: float = 1.0,
+    evaluate_every: int | None = None,
 ) -> dict[str, Any]:
     """The summary of a run, which is made unless it is there.
 
@@ -97,6 +98,7 @@ def run_missing(
         temperature: KD's.
         data: what to train on and judge by; default: the recipe's.
         length: factor on the recipe's epochs.
+        evaluate_every: epochs; default: only at the end.
     """
     if (output / "summary.json").exists():
         return json.loads((output / "summary.json").read_text())
@@ -105,7 +107,7 @@ def run_missing(
     if method == "kd" and temperature:
         options.method.kwargs["temperature"] = temperature
     options.epochs = max(1, round(options.epochs * length))
-    options.evaluate_every = options.epochs
+    options.evaluate_every = evaluate_every or options.epochs
     options.resume = (output / "recipe.yaml").exists()
     return run(options, Console(quiet=True))
 

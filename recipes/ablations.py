@@ -3,7 +3,8 @@
     python recipes/ablations.py fbt cakd cskd cskd-plain-vit pat --seeds 0 1
 
 Every run is that of recipes/fashion_students.py for the pair that fits the method (or the one for which it gains), with
-some of the method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run again.
+some of the method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run
+again.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from functools import partial
 from typing import TYPE_CHECKING
 
 from crossdistill.cli.parsing import make_parser, parse
@@ -9,7 +10,7 @@ from crossdistill.cli.saved import add_model_options, load
 from crossdistill.errors import UserError
 
 if TYPE_CHECKING:
-    from crossdistill.data import EvalLoader, ImageData
+    from crossdistill.data import ImageData
     from crossdistill.staged import StagedModel
 
 
@@ -39,8 +40,11 @@ def run(arguments: list[str]) -> None:
         if options[name] < least:
             raise UserError(f"--{name} {options[name]}: give at least {least}")
 
+    from rich.console import Console
+    from rich.progress import track
+
     from crossdistill.data import EvalLoader, open_data
-    from crossdistill.train.evaluate import evaluate
+    from crossdistill.train.evaluate import corrupted_top1, evaluate
 
     model = load(options)
     data = open_data(options.data, on_bad_image=options.on_bad_image)
@@ -55,7 +59,10 @@ def run(arguments: list[str]) -> None:
     result = evaluate(model, loader)
     if data.skipped:
         result["skipped"] = data.skipped
-    corrupted = _corrupted_top1(model, loader) if options.corruptions else {}
+    corrupted = {}
+    if options.corruptions:
+        bar = partial(track, description="corruptions", console=Console(stderr=True), transient=True)
+        corrupted = corrupted_top1(model, loader, bar)
     if options.json:
         print(json.dumps(result | ({"corrupted_top1": corrupted} if corrupted else {})))
         return
@@ -63,21 +70,6 @@ def run(arguments: list[str]) -> None:
         print(f"{name:<8}{_shown(name, value)}")
     if corrupted:
         _print_corrupted(corrupted)
-
-
-def _corrupted_top1(model: "StagedModel", loader: "EvalLoader") -> dict[str, list[float]]:
-    """Top-1 in percent under each corruption, at severities 1 to 5."""
-    from rich.console import Console
-    from rich.progress import track
-
-    from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
-    from crossdistill.train.evaluate import evaluate
-
-    top1: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
-    runs = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    for name, severity in track(runs, "corruptions", console=Console(stderr=True), transient=True):
-        top1[name].append(evaluate(model, CorruptedBatches(loader, name, severity))["top1"])
-    return top1
 
 
 def _print_corrupted(corrupted: dict[str, list[float]]) -> None:

@@ -1,7 +1,7 @@
 """Accuracy of a model on a data set."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from crossdistill.data import Batch
+from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
 from crossdistill.staged import StagedModel
 
 # With fewer classes than this, being among the five best says little.
@@ -66,6 +67,24 @@ def evaluate(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(images)
     return result | {"images": int(images), "seconds": time.perf_counter() - started}
+
+
+def corrupted_top1(
+    model: StagedModel,
+    batches: Iterable[Batch],
+    track: Callable[[Sequence[tuple[str, int]]], Iterable[tuple[str, int]]] = iter,
+) -> dict[str, list[float]]:
+    """Top-1 in percent under each common corruption, at severities 1 to 5.
+
+    Args:
+        model: on the device of the batches.
+        batches: every clean image once, again for each corruption and severity.
+        track: shows progress over the pairs of corruption and severity.
+    """
+    top1: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
+    for name, severity in track([(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]):
+        top1[name].append(evaluate(model, CorruptedBatches(batches, name, severity))["top1"])
+    return top1
 
 
 @torch.no_grad()

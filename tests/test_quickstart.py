@@ -50,7 +50,7 @@ def test_quickstart_compares_and_is_not_run_twice(
     again = quickstart.run(["scratch", "kd"], str(tmp_path), seed=3)
     assert [summary["top1"] for summary in again] == [summary["top1"] for summary in first]
     assert checkpoints == {path: path.stat().st_mtime for path in tmp_path.rglob("state.pt")}
-    with pytest.raises(UserError, match="holds a run with seed 3, not 0: choose another --output"):
+    with pytest.raises(UserError, match="started with --seed 3, not 0: leave --seed out, or choose another --output"):
         quickstart.run(["scratch"], str(tmp_path))
 
 

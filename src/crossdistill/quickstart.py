@@ -16,7 +16,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
 DEFAULT_METHODS = ("scratch", "kd", "ofa")
@@ -67,6 +66,9 @@ def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", s
     from crossdistill.train import run as train
 
     console = Console()
+    # A result of another seed or recipe must not be shown as this one's. The teacher's file may lie elsewhere after an
+    # installation anew.
+    asked_for = {field.name for field in dataclasses.fields(TrainingOptions)} - {"teacher_weights"}
     with ExitStack() as stack:
         recipes: dict[str, list[TrainingOptions]] = {}
         for name, chosen in _by_pair(methods or DEFAULT_METHODS).items():
@@ -85,35 +87,13 @@ def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", s
             done = []
             for options in runs:
                 console.rule(options.method.name)
-                options.resume = _is_same_run(options)
-                done.append(train(options, console))
+                options.resume = (Path(options.output) / "recipe.yaml").exists()
+                done.append(train(options, console, given=asked_for))
             tables.append(_table(done, str(Path(runs[0].output).parent)))
             summaries += done
     for table in tables:
         console.print(table)
     return summaries
-
-
-def _is_same_run(options: TrainingOptions) -> bool:
-    """Whether the run folder holds this very run.
-
-    Raises:
-        UserError: it holds one of another seed or recipe, whose result would be shown as this one's.
-    """
-    from crossdistill.train.run_folder import load_recipe
-
-    file = Path(options.output) / "recipe.yaml"
-    if not file.exists():
-        return False
-    recorded = load_recipe(file)
-    for field in dataclasses.fields(TrainingOptions):
-        there, wanted = getattr(recorded, field.name), getattr(options, field.name)
-        # The teacher's file may lie elsewhere after an installation anew.
-        if field.name not in ("resume", "teacher_weights") and there != wanted:
-            raise UserError(
-                f"{options.output} holds a run with {field.name} {there}, not {wanted}: choose another --output"
-            )
-    return True
 
 
 def _by_pair(methods: Sequence[str]) -> dict[str, list[str]]:

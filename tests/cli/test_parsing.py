@@ -17,7 +17,7 @@ from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 def given(monkeypatch: pytest.MonkeyPatch) -> list[TrainingOptions]:
     """The options of the runs that the command would have started."""
     calls: list[TrainingOptions] = []
-    monkeypatch.setattr(crossdistill.train, "run", calls.append)
+    monkeypatch.setattr(crossdistill.train, "run", lambda options, given: calls.append(options))
     return calls
 
 

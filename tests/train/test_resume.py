@@ -14,6 +14,7 @@ import yaml
 from helpers import TINY_VIT, metrics, quiet_run, tiny_options
 from safetensors.torch import load_file
 
+from crossdistill.cli import main
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 from crossdistill.train.checkpoint import latest_checkpoint
@@ -177,8 +178,17 @@ def test_interrupt_saves_and_says_how_to_go_on(
 
 def test_resume_with_another_recipe_is_refused(image_folder: Path, tmp_path: Path) -> None:
     quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
-    with pytest.raises(UserError, match="--learning_rate is 0.5, but the run .* was started with 0.001"):
+    with pytest.raises(UserError, match="was started with --learning_rate 0.001, not 0.5"):
         quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1, learning_rate=0.5, resume=True))
+
+
+def test_an_option_given_at_its_default_counts_on_resume(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
+    default = TrainingOptions().epochs
+    assert main(["distill", "--output", str(tmp_path / "run"), "--resume", "--epochs", str(default)]) == 2
+    assert f"was started with --epochs 1, not {default}: leave --epochs out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

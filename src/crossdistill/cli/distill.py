@@ -5,16 +5,16 @@ import dataclasses
 
 from jsonargparse import ArgumentParser
 
-from crossdistill.cli.parsing import make_parser, parse
+from crossdistill.cli.parsing import expand, make_parser, parse
 from crossdistill.options import TrainingOptions
 
 
 def run(arguments: list[str]) -> None:
     """Train a student as the arguments say."""
-    options = read_options(training_parser("distill", "Train a student with a teacher."), arguments)
+    options, given = read_options(training_parser("distill", "Train a student with a teacher."), arguments)
     from crossdistill import train
 
-    train.run(options)
+    train.run(options, given=given)
 
 
 def training_parser(verb: str, description: str) -> ArgumentParser:
@@ -33,10 +33,12 @@ def training_parser(verb: str, description: str) -> ArgumentParser:
     return parser
 
 
-def read_options(parser: ArgumentParser, arguments: list[str]) -> TrainingOptions:
-    """Parse with a parser from `training_parser`."""
+def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, set[str]]:
+    """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
     values = parser.instantiate(parse(parser, arguments))
-    return TrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(TrainingOptions)})
+    given = parser.parse_args(expand(parser, arguments), defaults=False)
+    options = TrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(TrainingOptions)})
+    return options, set(given.as_dict())
 
 
 def hide(parser: ArgumentParser, prefixes: tuple[str, ...]) -> None:

@@ -18,11 +18,11 @@ def run(arguments: list[str]) -> None:
     parser = training_parser("train", "Train a model alone, without a teacher.")
     parser.set_defaults({"method.name": "scratch"})
     hide(parser, _DISTILLATION)
-    options = read_options(parser, arguments)
+    options, given = read_options(parser, arguments)
     alone = TrainingOptions(method=MethodOptions(name="scratch"))
     for field in dataclasses.fields(TrainingOptions):
         if field.name.startswith(_DISTILLATION) and getattr(options, field.name) != getattr(alone, field.name):
             raise UserError(f"train takes no --{field.name}, it trains a model alone; use: crossdistill distill")
     from crossdistill import train
 
-    train.run(options)
+    train.run(options, given=given)

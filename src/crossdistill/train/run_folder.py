@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +62,29 @@ class RunFolder:
         if not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"--output {self.path}: {existing} is not writable")
 
-    def merge_recipe(self, options: TrainingOptions) -> TrainingOptions:
+    def merge_recipe(self, options: TrainingOptions, given: Collection[str] | None = None) -> TrainingOptions:
         """The run's recorded recipe, with what may change on resume taken from `options`.
+
+        Args:
+            options: what is asked for.
+            given: names of the options that count; default: those that are not at their defaults.
 
         Raises:
             UserError: `options` asks for something else than the run was started with.
         """
         recorded = load_recipe(self.recipe)
-        defaults = TrainingOptions()
-        for field in dataclasses.fields(TrainingOptions):
-            wanted = getattr(options, field.name)
-            # An option at its default counts as not given.
-            if wanted in (getattr(recorded, field.name), getattr(defaults, field.name)):
-                continue
-            if field.name in _FREE_ON_RESUME:
-                setattr(recorded, field.name, wanted)
-            else:
+        if given is None:
+            defaults = TrainingOptions()
+            names = [field.name for field in dataclasses.fields(TrainingOptions)]
+            given = [name for name in names if getattr(options, name) != getattr(defaults, name)]
+        for name in given:
+            wanted, there = getattr(options, name), getattr(recorded, name)
+            if wanted != there and name not in _FREE_ON_RESUME:
                 raise UserError(
-                    f"--resume true: --{field.name} is {_short(wanted)}, but the run in {self.path} was started with "
-                    f"{_short(getattr(recorded, field.name))}; leave it out, or start a new run"
+                    f"the run in {self.path} was started with --{name} {_short(there)}, not {_short(wanted)}: "
+                    f"leave --{name} out, or choose another --output"
                 )
+            setattr(recorded, name, wanted)
         return recorded
 
     def create(self, options: TrainingOptions) -> None:

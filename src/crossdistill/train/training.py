@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from crossdistill.weights import save_model
 _EVALUATION_BATCH = 256
 
 
-def run(options: TrainingOptions, console: Console | None = None) -> dict[str, Any]:
+def run(
+    options: TrainingOptions, console: Console | None = None, given: Collection[str] | None = None
+) -> dict[str, Any]:
     """Train a student as `options` say.
 
     Everything that can be refused is refused before the run folder is made. With several devices each process calls
@@ -38,6 +41,8 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
     Args:
         options: the teacher, the student, the method, the data and the recipe.
         console: where to report; default: the standard output.
+        given: names of the options that a run that goes on must have been started with, where they are not free to
+            change; default: those that are not at their defaults.
 
     Returns:
         What `summary.json` holds.
@@ -51,7 +56,7 @@ def run(options: TrainingOptions, console: Console | None = None) -> dict[str, A
     if first or options.resume:
         folder.check(options.resume)
     if options.resume:
-        options = folder.merge_recipe(options)
+        options = folder.merge_recipe(options, given)
     _check_options(options)
     console = (console or Console()) if first else Console(quiet=True)
 

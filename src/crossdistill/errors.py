@@ -23,7 +23,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def check_range(
-    owner: str,
+    owner: str = "",
+    /,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -31,20 +32,20 @@ def check_range(
     below: float | None = None,
     **values: float,
 ) -> None:
-    """Refuse hyper-parameters outside of a range.
+    """Refuse numbers outside of a range.
 
     Args:
-        owner: the method, for the message.
+        owner: the method whose hyper-parameters they are; default: they are options of the command line.
         above: they are greater than this.
         at_least: they are this or greater.
         at_most: they are this or less.
         below: they are less than this.
-        values: the hyper-parameters by name.
+        values: the numbers by name.
 
     Raises:
         UserError: names the first that is outside.
     """
-    bounds = {"above": above, "at least": at_least, "at most": at_most, "below": below}
+    bounds = {"above": above, "of at least": at_least, "at most": at_most, "below": below}
     range_ = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
     for name, value in values.items():
         fits = (
@@ -54,4 +55,5 @@ def check_range(
             and (below is None or value < below)
         )
         if not fits:
-            raise UserError(f"{owner}: {name}={value}; give a number {range_}")
+            told = f"{owner}: {name}={value};" if owner else f"--{name} {value}:"
+            raise UserError(f"{told} give a number {range_}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.cli.saved import add_model_options, load
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 
 if TYPE_CHECKING:
     from crossdistill.data import ImageData
@@ -36,9 +36,8 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, arguments)
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if options[name] < least:
-            raise UserError(f"--{name} {options[name]}: give at least {least}")
+    check_range(at_least=1, batch_size=options.batch_size)
+    check_range(at_least=0, workers=options.workers)
 
     from rich.console import Console
     from rich.progress import track

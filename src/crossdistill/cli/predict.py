@@ -4,7 +4,7 @@ import json
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.cli.saved import add_model_options, load
-from crossdistill.errors import UserError
+from crossdistill.errors import check_range
 
 # Files are read and classified so many at a time, whatever their number.
 _BATCH = 64
@@ -18,8 +18,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="classes per image")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     options = parse(parser, arguments)
-    if options.top < 1:
-        raise UserError(f"--top {options.top}: give at least 1")
+    check_range(at_least=1, top=options.top)
 
     import torch
 

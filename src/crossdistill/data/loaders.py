@@ -10,7 +10,7 @@ from crossdistill.data import augment, draws, memory
 from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
 from crossdistill.data.workers import AugmentedViews, BatchPlan, FittedImages, start_workers
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 from crossdistill.options import TrainingOptions
 
 
@@ -250,19 +250,16 @@ class _Images:
 
 
 def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: TrainingOptions) -> None:
-    for name in ("flip", "random_erasing", "crop_scale"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise UserError(f"--{name} {getattr(options, name)} is not between 0 and 1")
-    counts = {
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "repeated_augmentation": options.repeated_augmentation,
-    }
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"--{name} {count} is too small: give at least 1")
-    if options.color_jitter < 0:
-        raise UserError(f"--color_jitter {options.color_jitter} is negative: give 0 or more")
+    check_range(
+        at_least=0,
+        at_most=1,
+        flip=options.flip,
+        random_erasing=options.random_erasing,
+        crop_scale=options.crop_scale,
+    )
+    repetitions = options.repeated_augmentation
+    check_range(at_least=1, batch_size=batch_size, accumulate=accumulate, repeated_augmentation=repetitions)
+    check_range(at_least=0, color_jitter=options.color_jitter)
     if images < batch_size:
         raise UserError(f"{images} training images are fewer than --batch_size {batch_size}: lower it")
     if batch_size % (world_size * accumulate):

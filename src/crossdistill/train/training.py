@@ -13,7 +13,7 @@ from rich.table import Table
 from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 from crossdistill.methods import build_distiller
 from crossdistill.models import build_model
 from crossdistill.options import TrainingOptions, height_and_width
@@ -119,33 +119,18 @@ def _check_options(options: TrainingOptions) -> None:
         raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
     if not (options.student.name or options.student_weights not in ("none", "pretrained")):
         raise UserError("--student is missing: name the model to train (see: crossdistill models)")
-    for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every", "devices", "nodes"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: give at least 1")
-    for name in (
-        "learning_rate",
-        "weight_decay",
-        "clip_gradient",
-        "checkpoint_every",
-        "mixup",
-        "cutmix",
-        "workers",
-        "warmup_epochs",
-    ):
-        if (getattr(options, name) or 0) < 0:
-            raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
-    for name in ("label_smoothing", "random_erasing", "flip"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise UserError(f"--{name} {getattr(options, name)}: give a number from 0 to 1")
+
+    def given(*names: str) -> dict[str, float]:
+        return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+    counts = ("epochs", "max_steps", "batch_size", "accumulate", "evaluate_every", "log_every", "devices", "nodes")
+    amounts = ("learning_rate", "weight_decay", "clip_gradient", "checkpoint_every", "mixup", "cutmix", "workers")
+    check_range(at_least=1, **given(*counts))
+    check_range(at_least=0, **given(*amounts, "warmup_epochs"))
+    check_range(at_least=0, at_most=1, **given("label_smoothing", "random_erasing", "flip"))
     # With 1 a moving average, or a velocity, would keep its first value for ever.
-    for name in ("ema_decay", "momentum"):
-        if not 0 <= getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: give a number from 0 to below 1")
-    for name in ("crop_scale", "step_epochs"):
-        if getattr(options, name) <= 0:
-            raise UserError(f"--{name} {getattr(options, name)}: give a number above 0")
-    if options.max_steps is not None and options.max_steps < 1:
-        raise UserError(f"--max_steps {options.max_steps}: give at least 1")
+    check_range(at_least=0, below=1, **given("ema_decay", "momentum"))
+    check_range(above=0, **given("crop_scale", "step_epochs"))
 
 
 def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:

@@ -145,6 +145,12 @@ UNKNOWN: dict[str, Callable[[], nn.Module]] = {
     ),
     "attention over channels": lambda: timm.create_model("xcit_nano_12_p8_224", **_TINY),
     "talking heads, class attention": lambda: timm.create_model("cait_xxs24_224", patch_size=8, **_TINY),
+    "keys narrower than values": lambda: timm.create_model(
+        "levit_128s", img_size=SIDE, embed_dim=(16, 16, 16), key_dim=4, num_heads=(2, 2, 2), depth=(1, 1, 1)
+    ),
+    "windows and grids in turn": lambda: timm.create_model(
+        "maxvit_nano_rw_256", img_size=SIDE, embed_dim=(32, 32, 32, 32), depths=(1, 1, 1, 1), stem_width=16
+    ),
 }
 
 
@@ -152,6 +158,15 @@ UNKNOWN: dict[str, Callable[[], nn.Module]] = {
 def test_unknown_attention_is_refused_by_name(kind: str) -> None:
     model = StagedModel(UNKNOWN[kind](), name="stranger", image_size=SIDE)
     with pytest.raises(UserError, match="stranger.*choose a ViT, DeiT or Swin"):
+        AttentionTap(model, "CAKD")
+
+
+def test_attention_that_hides_its_eval_is_refused_by_name() -> None:
+    # TinyViT's attention overrides train() and returns nothing from it.
+    shape = {"embed_dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    vit = timm.create_model("tiny_vit_5m_224", window_sizes=(2, 2, 2, 2), **shape)
+    model = StagedModel(vit, name="stranger", image_size=2 * SIDE)
+    with pytest.raises(UserError, match="stranger.*is not known"):
         AttentionTap(model, "CAKD")
 
 

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
-DEFAULT_METHODS = ("scratch", "kd", "ofa")
+DEFAULT_METHODS = ("scratch", "kd", "pat")
+_EPOCHS = 20
 _TIMED_STEPS = 3
 
 
@@ -120,7 +121,7 @@ def recipe(method: str, teacher: str, output: str, seed: int, pair: Pair = PAIRS
     kwargs: dict[str, dict[str, Any]] = {
         "kd": {"temperature": 2.0},
         "ofa": {"stage_weight": 0.1},
-        "pat": {"width": 128, "heads": 4, "prompt_stages": [4]},
+        "pat": {"temperature": 2.0, "width": 128, "heads": 4, "prompt_stages": [4]},
     }
     return TrainingOptions(
         output=output,
@@ -128,11 +129,11 @@ def recipe(method: str, teacher: str, output: str, seed: int, pair: Pair = PAIRS
         student=pair.student,
         teacher_weights=teacher,
         method=MethodOptions(method, kwargs.get(method, {})),
-        epochs=24,
+        epochs=_EPOCHS,
         learning_rate=pair.learning_rate,
         crop="none",
         seed=seed,
-        evaluate_every=12,
+        evaluate_every=_EPOCHS,
         log_every=30,
     )
 

@@ -152,7 +152,8 @@ def _choose_temperature(recipe: Recipe, output: Path, held_out: str) -> float:
         t: run_missing(recipe, "kd", output / f"choose-{t:g}", 0, t, data=held_out, length=1 / 3)["top1"]
         for t in _TEMPERATURES
     }
-    print(f"{output.name}: held-out top-1 of KD at " + ", ".join(f"T = {t:g}: {v:.2f}" for t, v in top1.items()))
+    told = ", ".join(f"T = {t:g}: {value:.2f}" for t, value in top1.items())
+    print(f"{output.name}: held-out top-1 of KD at {told}", flush=True)
     return max(top1, key=lambda t: top1[t])
 
 

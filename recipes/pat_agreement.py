@@ -59,7 +59,7 @@ def _draw(curves: dict[str, list[dict[str, Any]]]) -> None:
         # Before training every beta is 0: the prompted teacher is the clean one.
         axis.plot(epochs, [100, *(line["prompted_teacher_agreement"] for line in lines)], marker=".", label=name)
     axis.set_xlabel("epoch")
-    axis.set_ylabel("agreement with the clean teacher, %")
+    axis.set_ylabel("agreement with the clean teacher, %", fontsize="small")
     axis.set_ylim(top=100.2)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small", loc="lower left")

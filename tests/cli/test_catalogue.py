@@ -93,7 +93,7 @@ def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        ([], (["scratch", "kd", "ofa"], "runs/quickstart", 0)),
+        ([], (["scratch", "kd", "pat"], "runs/quickstart", 0)),
         (["--methods", "kd, ofa", "--seed", "3", "--output", "out"], (["kd", "ofa"], "out", 3)),
         (["--methods", "all"], (list(METHODS), "runs/quickstart", 0)),
     ],

@@ -35,8 +35,9 @@ def training_parser(verb: str, description: str) -> ArgumentParser:
 
 def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, set[str]]:
     """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
+    arguments = expand(parser, arguments)
     values = parser.instantiate(parse(parser, arguments))
-    given = parser.parse_args(expand(parser, arguments), defaults=False)
+    given = parser.parse_args(arguments, defaults=False)
     options = TrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(TrainingOptions)})
     return options, set(given.as_dict())
 

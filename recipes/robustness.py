@@ -8,15 +8,19 @@ judged again.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from tables import summaries
 
 from crossdistill.data import EvalLoader, ImageData, open_data
-from crossdistill.train.evaluate import corrupted_top1, evaluate
+from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
+from crossdistill.train.evaluate import evaluate
 from crossdistill.weights import load_model
 
 
@@ -27,14 +31,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--images", type=int, default=2000)
     arguments = parser.parse_args()
-    data = open_data(arguments.data)
-    print("| method | clean top-1 % of each seed | mean | corrupted top-1 % of each seed | mean | spread | lost |")
-    print("|---|---|---|---|---|---|---|")
+    folders = {}
     for method in arguments.methods:
         seeds = sorted(summaries(arguments.study, method))
         if not seeds:
             parser.error(f"{arguments.study} has no finished run of {method}")
-        judged = [_judge(arguments.study / f"{method}-{seed}", data, arguments.images) for seed in seeds]
+        folders[method] = [arguments.study / f"{method}-{seed}" for seed in seeds]
+    kept = f"corrupted-{arguments.images}.json"
+    missing = [folder for runs in folders.values() for folder in runs if not (folder / kept).exists()]
+    if missing:
+        for folder, top1 in _judge(missing, open_data(arguments.data), arguments.images).items():
+            (folder / kept).write_text(json.dumps(top1))
+    print("| method | clean top-1 % of each seed | mean | corrupted top-1 % of each seed | mean | spread | lost |")
+    print("|---|---|---|---|---|---|---|")
+    for method, runs in folders.items():
+        judged = [json.loads((folder / kept).read_text()) for folder in runs]
         clean, corrupted = ([top1[kind] for top1 in judged] for kind in ("clean", "corrupted"))
         cells = (
             method,
@@ -45,22 +56,25 @@ def main() -> None:
             f"{statistics.stdev(corrupted):.2f}" if len(corrupted) > 1 else "",
             f"{statistics.mean(clean) - statistics.mean(corrupted):.2f}",
         )
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(f"| {' | '.join(cells)} |")
 
 
-def _judge(folder: Path, data: ImageData, images: int) -> dict[str, float]:
-    """Top-1 in percent on clean images, and its mean over corruptions and severities, kept in the run's folder."""
-    kept = folder / f"corrupted-{images}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    model = load_model(folder)
+def _judge(folders: list[Path], data: ImageData, images: int) -> dict[Path, dict[str, float]]:
+    """By run folder: top-1 in percent on clean images, and its mean over corruptions and severities."""
+    models = {folder: load_model(folder) for folder in folders}
+    # One student under several methods, so one size for all of them.
+    image_size = next(iter(models.values())).image_size
     # Spread over the set, which may be sorted by class.
     chosen = data.validation.subset(torch.linspace(0, len(data.validation) - 1, images).long())
-    batches = EvalLoader(chosen, image_size=model.image_size, batch_size=250, device="cpu", workers=0)
-    clean = evaluate(model, batches)["top1"]
-    corrupted = statistics.mean(statistics.mean(values) for values in corrupted_top1(model, batches).values())
-    kept.write_text(json.dumps({"clean": clean, "corrupted": corrupted}))
-    return {"clean": clean, "corrupted": corrupted}
+    batches = list(EvalLoader(chosen, image_size=image_size, batch_size=250, device="cpu", workers=0))
+    clean = {folder: evaluate(model, batches)["top1"] for folder, model in models.items()}
+    corrupted: dict[Path, list[float]] = {folder: [] for folder in folders}
+    # Corrupting costs more than small models do, so it is done once for all of them.
+    for name, severity in track(list(itertools.product(CORRUPTIONS, SEVERITIES)), console=Console(stderr=True)):
+        changed = list(CorruptedBatches(batches, name, severity))
+        for folder, model in models.items():
+            corrupted[folder].append(evaluate(model, changed)["top1"])
+    return {folder: {"clean": clean[folder], "corrupted": statistics.mean(corrupted[folder])} for folder in folders}
 
 
 def _each(values: list[float]) -> str:

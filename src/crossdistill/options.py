@@ -6,7 +6,7 @@ Nothing here imports torch, so that `crossdistill distill --help` answers at onc
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crossdistill.errors import UserError
+from crossdistill.errors import UserError, check_range
 
 
 @dataclass
@@ -161,6 +161,27 @@ class TrainingOptions:
     checkpoint_every: int = 0
     resume: bool = False
     preflight_images: int = 512
+
+    def check_ranges(self) -> None:
+        """Refuse numbers that no run can have.
+
+        Raises:
+            UserError: naming the option.
+        """
+
+        def numbers(*names: str) -> dict[str, float]:
+            return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+        counts = ("epochs", "max_steps", "batch_size", "accumulate", "evaluate_every", "log_every", "devices", "nodes")
+        rates = ("learning_rate", "min_learning_rate", "warmup_learning_rate", "step_decay", "weight_decay")
+        amounts = ("warmup_epochs", "clip_gradient", "mixup", "cutmix", "color_jitter")
+        check_range(at_least=1, **numbers(*counts, "repeated_augmentation"))
+        check_range(at_least=0, **numbers(*rates, *amounts, "workers", "checkpoint_every", "preflight_images"))
+        check_range(at_least=0, at_most=1, **numbers("label_smoothing", "random_erasing", "flip"))
+        # With 1 a moving average, or a velocity, would keep its first value for ever.
+        check_range(at_least=0, below=1, **numbers("ema_decay", "momentum"))
+        check_range(above=0, at_most=1, **numbers("crop_scale"))
+        check_range(above=0, **numbers("step_epochs"))
 
 
 def height_and_width(size: int | list[int] | None, option: str) -> tuple[int, int] | None:

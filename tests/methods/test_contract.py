@@ -130,11 +130,6 @@ def test_other_image_sizes_and_images_that_are_not_square(method: str, size: tup
         assert torch.isfinite(loss(distiller, torch.rand(2, 3, *size), torch.tensor([0, 1])))
 
 
-# Every method with a pair that it fits.
-EVERY_METHOD = [("scratch", "vit", "cnn"), ("kd", "vit", "cnn"), ("ofa", "vit", "cnn"), ("cakd", "vit", "cnn")]
-EVERY_METHOD += [("fbt", "vit", "cnn"), ("pat", "vit", "cnn"), ("cskd", "wide_cnn", "distilled")]
-
-
 @pytest.mark.parametrize(
     ("method", "hyperparameters"),
     [
@@ -155,6 +150,11 @@ def test_numbers_out_of_range_are_refused_by_name(method: str, hyperparameters: 
     student, teacher = (StagedModel(TINY[kind](3), name=kind, image_size=SIDE) for kind in ("cnn", "vit"))
     with pytest.raises(UserError, match=f"{method}: {next(iter(hyperparameters))}=.*; give a number"):
         build_distiller(MethodOptions(method, hyperparameters), student, teacher, train_size=60)
+
+
+# Every method with a pair that it fits.
+EVERY_METHOD = [("scratch", "vit", "cnn"), ("kd", "vit", "cnn"), ("ofa", "vit", "cnn"), ("cakd", "vit", "cnn")]
+EVERY_METHOD += [("fbt", "vit", "cnn"), ("pat", "vit", "cnn"), ("cskd", "wide_cnn", "distilled")]
 
 
 @pytest.mark.slow

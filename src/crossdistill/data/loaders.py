@@ -250,16 +250,8 @@ class _Images:
 
 
 def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: TrainingOptions) -> None:
-    check_range(
-        at_least=0,
-        at_most=1,
-        flip=options.flip,
-        random_erasing=options.random_erasing,
-        crop_scale=options.crop_scale,
-    )
-    repetitions = options.repeated_augmentation
-    check_range(at_least=1, batch_size=batch_size, accumulate=accumulate, repeated_augmentation=repetitions)
-    check_range(at_least=0, color_jitter=options.color_jitter)
+    options.check_ranges()
+    check_range(at_least=1, batch_size=batch_size, accumulate=accumulate)
     if images < batch_size:
         raise UserError(f"{images} training images are fewer than --batch_size {batch_size}: lower it")
     if batch_size % (world_size * accumulate):

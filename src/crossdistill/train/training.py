@@ -13,7 +13,7 @@ from rich.table import Table
 from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
-from crossdistill.errors import UserError, check_range
+from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller
 from crossdistill.models import build_model
 from crossdistill.options import TrainingOptions, height_and_width
@@ -119,18 +119,7 @@ def _check_options(options: TrainingOptions) -> None:
         raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
     if not (options.student.name or options.student_weights not in ("none", "pretrained")):
         raise UserError("--student is missing: name the model to train (see: crossdistill models)")
-
-    def numbers(*names: str) -> dict[str, float]:
-        return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-    counts = ("epochs", "max_steps", "batch_size", "accumulate", "evaluate_every", "log_every", "devices", "nodes")
-    amounts = ("learning_rate", "weight_decay", "clip_gradient", "checkpoint_every", "mixup", "cutmix", "workers")
-    check_range(at_least=1, **numbers(*counts))
-    check_range(at_least=0, **numbers(*amounts, "warmup_epochs"))
-    check_range(at_least=0, at_most=1, **numbers("label_smoothing", "random_erasing", "flip"))
-    # With 1 a moving average, or a velocity, would keep its first value for ever.
-    check_range(at_least=0, below=1, **numbers("ema_decay", "momentum"))
-    check_range(above=0, **numbers("crop_scale", "step_epochs"))
+    options.check_ranges()
 
 
 def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:

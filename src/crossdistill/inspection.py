@@ -147,8 +147,29 @@ def inspect_pair(teacher: StagedModel, student: StagedModel, methods: Sequence[s
         teacher=_summarise(teacher),
         student=_summarise(student),
         pairs=pair_stages(teacher.stages, student.stages),
-        methods=[_price(name, teacher, student) for name in methods],
+        methods=[price(MethodOptions(name), teacher, student) for name in methods],
     )
+
+
+def price(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> MethodCost:
+    """What a method costs for a pair.
+
+    Args:
+        method: its name and hyper-parameters.
+        teacher: is frozen afterwards, as in any distillation.
+        student: stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            distiller = build_distiller(method, copy.deepcopy(student), teacher, train_size=_TRAIN_SIZE)
+        except UserError as error:
+            return MethodCost(method.name, refusal=str(error))
+        images = _images(student)
+        labels = torch.arange(_BATCH, device=images.device) % student.num_classes
+        distiller.to(images.device).train()
+        distiller.prepare([images])
+        macs = _macs(lambda: distiller(images, labels, indices=torch.arange(_BATCH, device=images.device)))
+    return MethodCost(method.name, distiller.extra_parameters(), macs)
 
 
 def pair_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[tuple[Stage | None, Stage | None]]:
@@ -176,20 +197,6 @@ def _summarise(model: StagedModel) -> ModelSummary:
         model.image_size,
         "" if model.exact_segments else model.segments_refusal,
     )
-
-
-def _price(name: str, teacher: StagedModel, student: StagedModel) -> MethodCost:
-    with torch.random.fork_rng(devices=[]):
-        try:
-            distiller = build_distiller(MethodOptions(name), copy.deepcopy(student), teacher, train_size=_TRAIN_SIZE)
-        except UserError as error:
-            return MethodCost(name, refusal=str(error))
-        images = _images(student)
-        labels = torch.arange(_BATCH, device=images.device) % student.num_classes
-        distiller.to(images.device).train()
-        distiller.prepare([images])
-        macs = _macs(lambda: distiller(images, labels, indices=torch.arange(_BATCH, device=images.device)))
-    return MethodCost(name, distiller.extra_parameters(), macs)
 
 
 def _images(model: StagedModel) -> torch.Tensor:

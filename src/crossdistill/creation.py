@@ -88,6 +88,8 @@ def check_name(name: str) -> None:
 
 def _call(path: str, kwargs: dict[str, Any], outputs: int | None, size: dict[str, Any]) -> nn.Module:
     function = import_object(path)
+    if not callable(function):
+        raise UserError(f"{path} is a {type(function).__name__}, not a class or a function that returns a model")
     parameters = inspect.signature(function).parameters
     if "img_size" in parameters:
         kwargs = {**kwargs, **size}

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller, load_method
+from crossdistill.modules.modes import eval_mode
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Stage, StagedModel
 
@@ -184,10 +185,8 @@ def pair_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[tupl
 
 def _summarise(model: StagedModel) -> ModelSummary:
     images = _images(model)
-    was_training = model.training
-    model.eval()
-    macs = _macs(lambda: model(images))
-    model.train(was_training)
+    with eval_mode(model):
+        macs = _macs(lambda: model(images))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelSummary(
         model.name,

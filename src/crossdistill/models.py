@@ -253,7 +253,7 @@ def _check_classes(staged: StagedModel, num_classes: int | None, weights: str, r
     if num_classes in (None, staged.num_classes) or (staged.num_classes == 0 and role == "teacher"):
         return
     mend = (
-        "map them with --teacher_classes FILE"
+        "map them with --teacher_classes FILE when you distil"
         if role == "teacher"
         else "give weights for these classes, or 'pretrained', which gets a new head"
     )

@@ -182,6 +182,7 @@ class TrainingOptions:
         check_range(at_least=0, below=1, **numbers("ema_decay", "momentum"))
         check_range(above=0, at_most=1, **numbers("crop_scale"))
         check_range(above=0, **numbers("step_epochs"))
+        check_range(at_least=0, below=2**32, **numbers("seed", "data_seed"))
 
 
 def height_and_width(size: int | list[int] | None, option: str) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ import timm
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
+from crossdistill.files import written_whole
 
 if TYPE_CHECKING:
     from crossdistill.staged import StagedModel
@@ -202,15 +203,10 @@ def save_model(model: "StagedModel", path: str | Path, *, classes: list[str] | N
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.model.state_dict().items()}
     # Bytes written by Python, because safetensors' own writer hides "disk full" in an error that is no OSError.
     content = safetensors.torch.save(state, metadata)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with written_whole(path) as beside, open(beside, "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def load_model(path: str | Path) -> "StagedModel":

@@ -98,6 +98,15 @@ def test_a_defect_keeps_its_traceback(error: Exception, monkeypatch: pytest.Monk
         main(["methods"])
 
 
+@pytest.mark.parametrize(("code", "exit_code", "told"), [(None, 0, ""), (3, 3, ""), ("no licence", 1, "no licence\n")])
+def test_code_that_ends_the_program(
+    code: object, exit_code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raise_from_verb(monkeypatch, SystemExit(code))
+    assert main(["methods"]) == exit_code
+    assert capsys.readouterr().err == told
+
+
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     raise_from_verb(monkeypatch, KeyboardInterrupt())
     assert main(["methods"]) == 130

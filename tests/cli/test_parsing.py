@@ -9,7 +9,7 @@ import yaml
 
 import crossdistill.train
 from crossdistill.cli import main
-from crossdistill.cli.parsing import describe
+from crossdistill.errors import type_in_words
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
 
@@ -253,4 +253,4 @@ def test_help_of_distill_explains_every_option(capsys: pytest.CaptureFixture[str
     ],
 )
 def test_types_in_words(annotation: object, words: str) -> None:
-    assert describe(annotation) == words
+    assert type_in_words(annotation) == words

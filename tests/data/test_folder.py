@@ -51,6 +51,11 @@ def test_different_classes_are_named(make_folder: MakeFolder):
         open_data(str(root))
 
 
+def test_a_single_class_is_refused(make_folder: MakeFolder):
+    with pytest.raises(UserError, match=r"one class only, 'cat'"):
+        open_data(str(make_folder(classes=("cat",))))
+
+
 def test_a_class_without_images_is_named(make_folder: MakeFolder):
     root = make_folder()
     for path in (root / "train" / "cat").iterdir():

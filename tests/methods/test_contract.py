@@ -46,7 +46,6 @@ def test_terms_are_finite_scalars_and_reach_every_trainable_parameter(method: st
     for name, parameter in distiller.named_parameters():
         if name.startswith("teacher."):
             assert parameter.grad is None and not parameter.requires_grad, name
-        # A distilled ViT's second head is not trained by methods that teach the averaged logits' training answer alone.
         elif parameter.requires_grad:
             assert parameter.grad is not None, name
 
@@ -69,6 +68,8 @@ def test_same_seed_same_loss_and_state_dict_round_trip(method: str, teacher: str
     assert torch.equal(loss(one.eval(), images, labels), loss(two.eval(), images, labels))
     state = one.state_dict()
     assert not any(name.startswith("teacher.") for name in state)
+    # Also inside another module, as in a trainer of one's own.
+    torch.nn.ModuleDict({"method": two}).load_state_dict(torch.nn.ModuleDict({"method": one}).state_dict())
     with torch.no_grad():
         for parameter in two.student.parameters():
             parameter.add_(torch.randn_like(parameter))

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.methods import METHODS
 from crossdistill.methods.fbt import FBT, PAIRS, info_nce_loss
 from crossdistill.modules.assistant import LocalToGlobal, teacher_is_front
 from crossdistill.staged import StagedModel
@@ -438,31 +437,25 @@ CHECKS = [
 ]
 
 
-@pytest.fixture
-def fbt_by_name(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(METHODS, "fbt", "crossdistill.methods.fbt.FBT")
-    return "fbt"
-
-
 @pytest.mark.parametrize(("teacher", "student"), ALL_PAIRS)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_contract_on_pairs(check: Callable[..., None], teacher: str, student: str, fbt_by_name: str) -> None:
-    check(fbt_by_name, teacher, student)
+def test_contract_on_pairs(check: Callable[..., None], teacher: str, student: str) -> None:
+    check("fbt", teacher, student)
 
 
 @pytest.mark.parametrize("mode", ["one image", "soft labels"])
-def test_contract_on_batches(mode: str, fbt_by_name: str) -> None:
-    test_contract.test_batch_of_one_and_soft_labels(fbt_by_name, mode)
+def test_contract_on_batches(mode: str) -> None:
+    test_contract.test_batch_of_one_and_soft_labels("fbt", mode)
 
 
-def test_contract_on_numbers(fbt_by_name: str) -> None:
-    test_contract.test_bf16_autocast_is_near_float32(fbt_by_name)
-    test_contract.test_extra_parameters_are_what_the_student_does_not_own(fbt_by_name)
+def test_contract_on_numbers() -> None:
+    test_contract.test_bf16_autocast_is_near_float32("fbt")
+    test_contract.test_extra_parameters_are_what_the_student_does_not_own("fbt")
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("vit", "cnn"), ("cnn", "vit")])
-def test_contract_on_compilation(teacher: str, student: str, fbt_by_name: str) -> None:
-    test_contract.test_compiled_step_gives_the_same_loss(fbt_by_name, teacher, student)
+def test_contract_on_compilation(teacher: str, student: str) -> None:
+    test_contract.test_compiled_step_gives_the_same_loss("fbt", teacher, student)
 
 
 def test_compiled_step_with_a_shared_tail_that_has_batch_norm() -> None:

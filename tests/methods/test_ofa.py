@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from crossdistill.errors import UserError
 from crossdistill.functional import ofa_loss
-from crossdistill.methods.ofa import OFA, ConvolutionBranch, PatchMerging, TokenBranch
+from crossdistill.methods.ofa import OFA, ConvolutionBranch, TokenBranch
 from crossdistill.staged import StagedModel
 from tiny_models import SIDE, TINY
 
@@ -74,18 +74,10 @@ def test_token_branch_merges_down_to_seven() -> None:
     assert grid.shape[1:3] == (7, 7)
 
 
-def test_patch_merging_keeps_neighbours_together() -> None:
-    merging = PatchMerging(channels=1, width=4)
-    merging.norm = torch.nn.Identity()
-    torch.nn.init.eye_(merging.reduction.weight)
-    grid = torch.arange(16.0).reshape(1, 4, 4, 1)
-    assert sorted(merging(grid)[0, 0, 1].tolist()) == [2, 3, 6, 7]
-    assert merging(torch.rand(1, 5, 3, 1)).shape == (1, 3, 2, 4)
-
-
 def test_wrong_stages_and_gammas_are_refused() -> None:
     student = StagedModel(TINY["cnn"](5), name="cnn", image_size=SIDE)
     teacher = StagedModel(TINY["vit"](5), name="vit", image_size=SIDE)
+    assert OFA(student, teacher, stages=[3, 1, 3]).stages == [0, 2]
     with pytest.raises(UserError, match="stages 1 to 4"):
         OFA(student, teacher, stages=[5])
     with pytest.raises(UserError, match="gamma has 2 values"):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.methods import METHODS
 from crossdistill.methods.pat import PAT, hcl_loss
 from crossdistill.modules.attention import RegionAttention, sinusoidal_code
 from crossdistill.modules.projectors import MapToMap, RegionProjector, TokensToMap, TokensToTokens
@@ -347,6 +346,27 @@ def test_prompted_teacher_is_watched_without_touching_modes_or_statistics() -> N
         assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
 
 
+def test_prompted_teacher_is_compared_with_the_clean_one_and_with_the_labels() -> None:
+    method = make("vit", "cnn").train()
+    awaken(method)
+    method(*batch(6))
+    images, _ = batch(24)
+    # An untrained teacher gives all images the same answer.
+    assert method.teacher is not None
+    with torch.no_grad():
+        method.teacher.model.get_submodule("head").bias -= method.teach(images).logits.mean(dim=0)
+    eager = copy.deepcopy(method).eval()
+    clean = eager.teach(images)
+    answers = eager._prompted_teacher(images, clean, eager._feedback({}, clean, cycle=True))[1].argmax(dim=1)
+    # Wrong for every third image.
+    labels = (answers + (torch.arange(24) % 3 == 0)) % 3
+    metrics = method.validation_metrics(images, labels)
+    expected = answers == clean.logits.argmax(dim=1)
+    assert 0 < expected.sum() < 24
+    assert torch.equal(metrics["prompted_teacher_agreement"], expected)
+    assert torch.equal(metrics["prompted_teacher_top1"], torch.arange(24) % 3 != 0)
+
+
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
@@ -503,12 +523,6 @@ def test_released_features_are_raw_and_the_class_token_is_among_them() -> None:
 # What every method promises
 
 
-@pytest.fixture
-def in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "pat", "crossdistill.methods.pat.PAT")
-
-
-@pytest.mark.usefixtures("in_the_table")
 @pytest.mark.parametrize(("teacher", "student"), contract.PAIRS)
 class TestContractOnEveryPair:
     def test_terms_and_gradients(self, teacher: str, student: str) -> None:
@@ -521,7 +535,6 @@ class TestContractOnEveryPair:
         contract.test_same_seed_same_loss_and_state_dict_round_trip("pat", teacher, student)
 
 
-@pytest.mark.usefixtures("in_the_table")
 class TestContract:
     @pytest.mark.parametrize("mode", ["one image", "soft labels"])
     def test_batches(self, mode: str) -> None:

@@ -92,9 +92,12 @@ def test_two_processes_equal_one(
     assert json.loads((two / "summary.json").read_text())["devices"] == 2
 
 
-def test_two_processes_killed_and_resumed_equal_never_killed(image_folder: Path, tmp_path: Path) -> None:
-    # With batch norm, whose statistics differ between the processes.
-    options = tiny_options(image_folder, tmp_path / "unused", checkpoint_every=2, epochs=20)
+@pytest.mark.parametrize("method", ["kd", "pat"])
+def test_two_processes_killed_and_resumed_equal_never_killed(method: str, image_folder: Path, tmp_path: Path) -> None:
+    # With batch norm, whose statistics differ between the processes; PAT's feedback is each process's own too.
+    options = tiny_options(
+        image_folder, tmp_path / "unused", method=MethodOptions(method), checkpoint_every=2, epochs=20
+    )
     whole = launch(tmp_path, "whole", options, processes=2)
     broken = launch(tmp_path, "broken", options, processes=2, kill=True)
     assert not (broken / "student.safetensors").exists()

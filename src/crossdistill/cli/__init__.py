@@ -71,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         return _refuse(f"{os.strerror(error.errno)}{where}: {_REMEDIES[error.errno]}")
     except SystemExit as end:
-        # --help and --print_config end the parser this way.
+        # --help and --print_config end the parser this way; as for Python itself, a text is an error.
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
         return end.code if isinstance(end.code, int) else 0
     return 0
 

@@ -45,9 +45,11 @@ def run(arguments: list[str]) -> None:
 
     from crossdistill.inspection import inspect_pair
 
-    teacher = _build(options, "teacher", options.num_classes, options.teacher_image_size or options.image_size)
+    size = height_and_width(options.image_size, "image_size")
+    teacher_size = height_and_width(options.teacher_image_size, "teacher_image_size") or size
+    teacher = _build(options, "teacher", options.num_classes, teacher_size)
     classes = options.num_classes or teacher.num_classes or None
-    student = _build(options, "student", classes, options.image_size, stem_stride=options.stem_stride)
+    student = _build(options, "student", classes, size, stem_stride=options.stem_stride)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     inspect_pair(teacher, student, methods).render(Console())
 
@@ -63,18 +65,21 @@ def _add_role(parser: ArgumentParser, role: str) -> None:
 
 
 def _build(
-    options: Namespace, role: str, num_classes: int | None, size: int | list[int] | None, stem_stride: int | None = None
+    options: Namespace, role: str, num_classes: int | None, size: tuple[int, int] | None, stem_stride: int | None = None
 ) -> "StagedModel":
+    import timm
+
     from crossdistill.models import build_model
 
     name, weights = options[role.upper()], options[f"{role}_weights"]
-    if Path(name).expanduser().exists():
+    # A folder may be called like a model; `./resnet18` is the folder.
+    if Path(name).expanduser().exists() and not timm.is_model(name):
         name, weights = "", name
     return build_model(
         ModelOptions(name, options[f"{role}.kwargs"]),
         weights=weights,
         num_classes=num_classes,
-        image_size=height_and_width(size, "image_size" if role == "student" else "teacher_image_size"),
+        image_size=size,
         stage_ends=options[f"{role}_stages"],
         stem_stride=stem_stride,
         role=role,

@@ -7,15 +7,14 @@ it stands for, so that an option means the same in YAML and on the command line,
 
 import json
 import re
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
-from crossdistill.errors import UserError, nearest
+from crossdistill.errors import UserError, nearest, type_in_words
 
 
 def make_parser(verb: str, description: str, usage: str | None = None) -> ArgumentParser:
@@ -124,7 +123,7 @@ def _explain(parser: ArgumentParser, message: str) -> str:
     if wrong_value:
         name, value = wrong_value.groups()
         action = parser._option_string_actions.get(f"--{name}")
-        return f"--{name}: expected {describe(getattr(action, '_typehint', None))}, got '{value}'"
+        return f"--{name}: expected {type_in_words(getattr(action, '_typehint', None))}, got '{value}'"
     no_value = re.match(r"argument (--\S+): expected one argument", message)
     if no_value:
         return f"{no_value[1]} needs a value (see: {parser.prog} --help)"
@@ -136,19 +135,3 @@ def _explain(parser: ArgumentParser, message: str) -> str:
         names = [f"--{name}" if f"--{name}" in _options(parser) else name for name in missing[1].split(", ")]
         return f"missing: {', '.join(names)} (see: {parser.prog} --help)"
     return f"{' '.join(message.split())} (see: {parser.prog} --help)"
-
-
-def describe(annotation: Any) -> str:
-    """A type in a user's words: `int | list[int] | None` is "a whole number or a list of whole numbers"."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return " or ".join(describe(part) for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is Literal:
-        return " or ".join(map(str, get_args(annotation)))
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        list[int]: "a list of whole numbers such as [64,96]",
-    }
-    return words.get(annotation, "settings such as {key: value}" if get_origin(annotation) is dict else "another value")

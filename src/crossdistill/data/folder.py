@@ -36,6 +36,8 @@ def read_folder(root: Path, on_bad_image: str) -> tuple[list[str], FileSource, F
         more = f" and {len(only_one) - 1} more" if len(only_one) > 1 else ""
         present, absent = (train, validation) if only_one[0] in classes else (validation, train)
         raise UserError(f"the splits have different classes: '{only_one[0]}'{more}, in {present}, not in {absent}")
+    if len(classes) == 1:
+        raise UserError(f"{train} has one class only, '{classes[0]}': there is nothing to tell apart")
     train_source, train_skipped = _split(train, classes, on_bad_image)
     validation_source, validation_skipped = _split(validation, classes, on_bad_image)
     return classes, train_source, validation_source, train_skipped + validation_skipped

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crossdistill.data.images import fault_of
 from crossdistill.errors import UserError
+from crossdistill.files import written_whole
 
 Sample = tuple[str, int]
 
@@ -55,10 +56,8 @@ def find_faults(paths: list[str]) -> dict[str, str]:
     faults = _read_all(paths, workers=min(16, _cores()))
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes may write the same finding at once.
-        beside = memory.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(faults))
-        beside.replace(memory)
+        with written_whole(memory) as beside:
+            beside.write_text(json.dumps(faults))
     except OSError:
         pass  # A home that cannot be written to costs time, not correctness.
     return faults

@@ -2,10 +2,11 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from crossdistill.errors import UserError, nearest
+from crossdistill.errors import UserError, nearest, type_in_words
 from crossdistill.options import MethodOptions
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ def parse_hyperparameters(options: MethodOptions) -> dict[str, Any]:
     try:
         parsed = parser.parse_object(dict(options.kwargs))
     except ArgumentError as error:
-        reason = " ".join(str(error).split())
+        named = re.match(r'Parser key "(\w+)', str(error))
+        if named and named[1] in known:
+            wanted, got = type_in_words(known[named[1]].annotation), options.kwargs[named[1]]
+            reason = f"{named[1]}: expected {wanted}, got '{got}'"
+        else:
+            reason = " ".join(str(error).split())
         raise UserError(f"method {options.name}: {reason} (see: crossdistill methods {options.name})") from error
     given = {name: parsed[name] for name in options.kwargs}
     return {name: value.as_dict() if isinstance(value, Namespace) else value for name, value in given.items()}

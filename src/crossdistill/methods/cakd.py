@@ -195,6 +195,7 @@ class CAKD(Distiller):
             view_masked=view_masked,
         )
         check_range("cakd", at_least=0, below=1, dropout=dropout)
+        check_range("cakd", at_least=0, critic_learning_rate=critic_learning_rate)
 
         if self.logit_weight and not teacher.num_classes:
             raise UserError(f"cakd: logit_weight={self.logit_weight}, and {teacher.name} has no head: set it to 0")

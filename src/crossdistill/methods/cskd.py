@@ -34,6 +34,7 @@ from torch import Tensor
 from crossdistill.distiller import Distiller, label_loss
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.kd import kd_loss
+from crossdistill.modules.modes import eval_mode
 from crossdistill.staged import Outputs, StagedModel
 
 Kind = Literal["hard", "soft"]
@@ -206,8 +207,9 @@ class CSKD(Distiller):
         )
         progress = self.progress * float(self.fusion)
         loss = cskd_loss(ours, theirs, progress, self.kind, self.schedule, self.temperature, teacher.logits)
-        summed = self.kind == "soft" and self.variant == "paper"
-        return loss / ours[0, 0].numel() if summed else loss
+        # The soft kind comes as a sum over positions, which the paper averages over.
+        average = self.kind == "soft" and self.variant == "paper"
+        return loss / ours[0, 0].numel() if average else loss
 
     @torch.no_grad()
     def teacher_dense_logits(self, teacher: Outputs) -> Tensor:
@@ -221,11 +223,9 @@ class CSKD(Distiller):
         """Whether the authors' inference is right, where it differs from the student's own by more than weights."""
         if self.student.pools_mean:
             return {}
-        was_training = self.student.training
         # What is evaluated beside this may be a moving average, and then the student is still in training mode.
-        self.student.eval()
-        answers = logits_with_patches(self.student, self.student(images)).argmax(dim=1)
-        self.student.train(was_training)
+        with eval_mode(self.student):
+            answers = logits_with_patches(self.student, self.student(images)).argmax(dim=1)
         return {"top1_with_patches": answers == labels}
 
 

@@ -39,8 +39,9 @@ from torch import Tensor, nn
 from crossdistill.distiller import Distiller, label_loss
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.ofa import ofa_loss
-from crossdistill.modules.assistant import LocalToGlobal, eval_mode, teacher_is_front, unchanged_statistics
+from crossdistill.modules.assistant import LocalToGlobal, teacher_is_front
 from crossdistill.modules.gather import gather_batches
+from crossdistill.modules.modes import eval_mode, unchanged_statistics
 from crossdistill.staged import Outputs, StagedModel
 
 PAIRS = ("teacher_to_student", "teacher_to_assistant", "assistant_to_student")

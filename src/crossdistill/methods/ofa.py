@@ -24,12 +24,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
+from timm.models.swin_transformer import PatchMerging
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, hard_labels, label_loss
 from crossdistill.errors import UserError, check_range
+from crossdistill.modules.projectors import initialise
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 # The grid that token branches merge down to, and the heads of their blocks, as published.
@@ -83,7 +84,7 @@ class OFA(Distiller):
         super().__init__(student, teacher)
         check_range("ofa", above=0, temperature=temperature)
         depth = len(student.stages)
-        stages = list(range(1, depth + 1)) if stages is None else sorted(stages)
+        stages = list(range(1, depth + 1)) if stages is None else sorted(set(stages))
         if not set(stages) <= set(range(1, depth + 1)):
             raise UserError(f"ofa: stages={stages}, but {student.name} has stages 1 to {depth}")
         gammas = list(gamma) if isinstance(gamma, Sequence) else [gamma] * (len(stages) + 1)
@@ -98,7 +99,7 @@ class OFA(Distiller):
         self.logit_weight = logit_weight
         self.stage_weight = stage_weight
         self.branches = nn.ModuleList(_branch(student, teacher, stage) for stage in self.stages)
-        self.branches.apply(_initialise)
+        self.branches.apply(initialise)
 
     def forward(
         self,
@@ -206,31 +207,3 @@ class TokenBranch(nn.Module):
             tokens = torch.cat([prefix, tokens], dim=1)
         tokens = self.blocks(tokens)
         return self.classifier(tokens[:, 0] if self.use_prefix else tokens.mean(dim=1))
-
-
-class PatchMerging(nn.Module):
-    """Every 2x2 neighbourhood becomes one token: concatenation, layer norm, linear layer without bias."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * channels)
-        self.reduction = nn.Linear(4 * channels, width, bias=False)
-
-    def forward(self, grid: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), D)."""
-        _, height, width, _ = grid.shape
-        grid = F.pad(grid, (0, 0, 0, width % 2, 0, height % 2))
-        rows, columns = (height + 1) // 2, (width + 1) // 2
-        patches = grid.unflatten(1, (rows, 2)).unflatten(3, (columns, 2))  # (B, rows, 2, columns, 2, C)
-        return self.reduction(self.norm(patches.permute(0, 1, 3, 2, 4, 5).flatten(3)))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -41,6 +41,7 @@ from crossdistill.distiller import Distiller, label_loss
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.attention import RegionAttention
+from crossdistill.modules.modes import eval_mode
 from crossdistill.modules.projectors import TokensToMap, TokensToTokens, initialise
 from crossdistill.modules.prompt import FeedbackMemory, PromptBlock
 from crossdistill.modules.standardizer import Standardizer
@@ -211,16 +212,10 @@ class PAT(Distiller):
         """
         if not self.prompts:
             return {}
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
+        with eval_mode(self):
             clean = self.teach(images)
             aligned = self._align(self.student(images)) if self.feedback == "current" else {}
             _, logits = self._prompted_teacher(images, clean, self._feedback(aligned, clean, cycle=True))
-        finally:
-            for module in training:
-                module.training = True
         answers = logits.argmax(dim=1)
         return {
             "prompted_teacher_agreement": answers == clean.logits.argmax(dim=1),

@@ -1,14 +1,12 @@
-"""A network made of two others: whose stages come first, the block between front and tail, borrowed modules."""
+"""A network made of two others: whose stages come first, and the block between front and tail."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from crossdistill.modules.projectors import initialise
 from crossdistill.staged import Stage
 
 # As in Swin: channels of one attention head, and the side of a window.
@@ -73,7 +71,7 @@ class LocalToGlobal(nn.Module):
                 for i in range(blocks)
             )
         )
-        self.blocks.apply(_initialise)
+        self.blocks.apply(initialise)
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D, *out_size)."""
@@ -81,30 +79,6 @@ class LocalToGlobal(nn.Module):
             feature = F.interpolate(feature, self.embedded_size, mode="bilinear", align_corners=False)
         grid = self.norm(self.embedding(feature).permute(0, 2, 3, 1))
         return self.blocks(grid).permute(0, 3, 1, 2)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode for a while."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
-def unchanged_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch norms normalise by the batch, in training mode, without updating their running statistics."""
-    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
 
 
 def _heads(channels: int) -> int:
@@ -116,10 +90,3 @@ def _heads(channels: int) -> int:
 def _window(side: int) -> int:
     """A window of about Swin's side that covers a grid's side with as little padding as can be."""
     return -(-side // max(1, round(side / _WINDOW)))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -20,6 +20,7 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
+from crossdistill.modules.modes import eval_mode
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.taps import Recorder
 
@@ -224,13 +225,10 @@ def _last_attention(model: StagedModel) -> tuple[str, Tensor, Tensor | None, tor
     parameter = next(model.parameters())
     # A generator of its own: building a method must not move the run's random numbers.
     images = torch.rand(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(model):
             outputs = model(images)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     if not calls:

@@ -23,8 +23,9 @@ def random_view(images: Tensor, grid: tuple[int, int], probability: float, stren
     brightness, contrast, saturation = 1 + strength * (2 * draw(3, count, 1, 1, 1) - 1)
     view = images * brightness
     view = view.lerp(view.mean(dim=(1, 2, 3), keepdim=True), 1 - contrast)
+    red, green, blue = view.split(1, dim=1)
     # The luma of ITU-R BT.601, as grey is usually taken.
-    grey = (view * view.new_tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
     view = view.lerp(grey, 1 - saturation).clamp(0, 1)
     hidden = F.interpolate((draw(count, 1, *grid) < masked).to(images.dtype), side, mode="nearest")
     view = view.lerp(view.mean(dim=(2, 3), keepdim=True), hidden)

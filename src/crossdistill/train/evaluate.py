@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from crossdistill.data import Batch
 from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
+from crossdistill.modules.modes import eval_mode
 from crossdistill.staged import StagedModel
 
 # With fewer classes than this, being among the five best says little.
@@ -40,17 +42,15 @@ def evaluate(
     """
     device = next(model.parameters()).device
     classes = model.num_classes
-    metrics: dict[str, MulticlassAccuracy | MeanMetric] = {
-        "top1": MulticlassAccuracy(classes, average="micro").to(device)
-    }
+    # Checking every batch would make the host wait for the device.
+    accuracy = partial(MulticlassAccuracy, classes, average="micro", validate_args=False)
+    metrics: dict[str, MulticlassAccuracy | MeanMetric] = {"top1": accuracy().to(device)}
     if classes >= _CLASSES_FOR_TOP5:
-        metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro").to(device)
+        metrics["top5"] = accuracy(top_k=5).to(device)
     means: dict[str, MeanMetric] = {}
     images = torch.zeros((), dtype=torch.long, device=device)
     started = time.perf_counter()
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         for batch in batches:
             logits = model(batch.images).logits
             images += len(logits)
@@ -60,9 +60,7 @@ def evaluate(
             if teacher_answers is not None:
                 values["agreement"] = logits.argmax(dim=1) == teacher_answers[batch.indices]
             for name, value in values.items():
-                means.setdefault(name, MeanMetric().to(device)).update(value.float())
-    finally:
-        model.train(was_training)
+                means.setdefault(name, _mean(device)).update(value.float())
     result = {name: 100 * metric.compute().item() for name, metric in (metrics | means).items()}
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(images)
@@ -101,8 +99,12 @@ def answers(model: StagedModel, batches: Iterable[Batch], size: int) -> tuple[Te
     """
     device = next(model.parameters()).device
     given = torch.full((size,), -1, dtype=torch.long, device=device)
-    right = MeanMetric().to(device)
+    right = _mean(device)
     for batch in batches:
         given[batch.indices] = model(batch.images).logits.argmax(dim=1)
         right.update((given[batch.indices] == batch.labels).float())
     return given, 100 * right.compute().item()
+
+
+def _mean(device: torch.device) -> MeanMetric:
+    return MeanMetric(nan_strategy="disable").to(device)

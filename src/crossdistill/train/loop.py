@@ -148,12 +148,15 @@ class Loop:
         while self.step < end:
             self.advance(epoch, batches)
             if self._should_stop():
+                self._count_time()
                 self._save()
                 self._say(f"stopped at step {self.step}; go on with: --output {self.folder.path} --resume true")
                 raise KeyboardInterrupt
             every = self.options.checkpoint_every
             if every and self.step % every == 0 and self.step < end:
+                self._count_time()
                 self._save()
+                self.start_interval()
         self._count_time()
         # An iterator that is dropped midway would keep its workers until the garbage collector comes by.
         if hasattr(batches, "close"):

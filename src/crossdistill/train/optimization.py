@@ -13,21 +13,37 @@ def make_optimizer(distiller: Distiller, options: TrainingOptions) -> Optimizer:
     Vectors, biases and what the student names take no weight decay.
 
     Raises:
-        UserError: timm has no optimiser of that name.
+        UserError: the optimiser needs what is not installed, or refuses its arguments.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2
 
-    names = [str(name) for name in list_optimizers()]
-    if options.optimizer.lower() not in names:
-        raise UserError(f"--optimizer {options.optimizer}: unknown{nearest(options.optimizer, names)}")
-    return create_optimizer_v2(
-        distiller,
-        opt=options.optimizer,
-        lr=options.learning_rate,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        filter_bias_and_bn=True,
-    )
+    try:
+        return create_optimizer_v2(
+            distiller,
+            opt=options.optimizer,
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            filter_bias_and_bn=True,
+        )
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or "something that it needs is not installed"
+        raise UserError(f"--optimizer {options.optimizer} cannot be used: {reason}") from error
+
+
+def check_optimizer(name: str) -> None:
+    """Refuse an optimiser before anything is loaded.
+
+    Raises:
+        UserError: timm has none of that name, or it needs second derivatives, which the training step does not keep.
+    """
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    names = [str(known) for known in list_optimizers()]
+    if name.lower() not in names:
+        raise UserError(f"--optimizer {name}: unknown{nearest(name, names)}")
+    if get_optimizer_info(name.lower()).second_order:
+        raise UserError(f"--optimizer {name} needs second derivatives, which are not kept: choose another")
 
 
 class Schedule:
@@ -54,7 +70,7 @@ class Schedule:
             num_epochs=total_steps,
             decay_epochs=max(1, round(options.step_epochs * steps_per_epoch)),
             decay_rate=options.step_decay,
-            min_lr=options.min_learning_rate,
+            min_lr=min(options.min_learning_rate, options.learning_rate),
             warmup_lr=min(options.warmup_learning_rate, options.learning_rate),
             warmup_epochs=max(0, warmup),
             step_on_epochs=False,

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from crossdistill.errors import UserError
+from crossdistill.files import written_whole
 from crossdistill.options import TrainingOptions
 
 # What may differ when a run goes on: where and how it is computed and reported, not what is computed.
@@ -35,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        self._given = bool(str(path))
         self.recipe = self.path / "recipe.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
@@ -47,7 +49,7 @@ class RunFolder:
         Raises:
             UserError: no folder given, another run in it, nothing to resume in it, or not writable.
         """
-        if not str(self.path) or self.path == Path():
+        if not self._given:
             raise UserError("--output is missing: name the folder that the run is written to")
         if resume:
             if not self.recipe.exists():
@@ -116,10 +118,8 @@ def load_recipe(path: Path) -> TrainingOptions:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    with written_whole(path) as beside:
+        beside.write_text(text)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_da
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.methods import build_distiller
+from crossdistill.methods import build_distiller, parse_hyperparameters
 from crossdistill.models import build_model
 from crossdistill.options import TrainingOptions, height_and_width
 from crossdistill.preflight import check_teacher
@@ -23,6 +23,7 @@ from crossdistill.train.evaluate import answers
 from crossdistill.train.fabric import make_fabric, peak_memory
 from crossdistill.train.logging import RunLog
 from crossdistill.train.loop import Loop
+from crossdistill.train.optimization import check_optimizer
 from crossdistill.train.run_folder import RunFolder, write_json
 from crossdistill.weights import save_model
 
@@ -97,6 +98,8 @@ def run(
             log.message(f"going on at step {loop.step} of {loop.total_steps}")
     try:
         loop.run(log)
+    except torch.OutOfMemoryError as error:
+        raise UserError("the device has too little memory: lower --batch_size, or raise --accumulate") from error
     finally:
         if log is not None:
             log.close()
@@ -120,6 +123,8 @@ def _check_options(options: TrainingOptions) -> None:
     if not (options.student.name or options.student_weights not in ("none", "pretrained")):
         raise UserError("--student is missing: name the model to train (see: crossdistill models)")
     options.check_ranges()
+    check_optimizer(options.optimizer)
+    parse_hyperparameters(options.method)
 
 
 def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:

@@ -120,8 +120,6 @@ def _step(case: Case) -> Callable[[], None]:
     student, teacher = case.models()
     distiller = build_distiller(case.method, student, teacher, train_size=1000)
     distiller.to(device).train()
-    if distiller.critic is not None:
-        distiller.critic.to(device)
     images = torch.rand(case.batch_size, 3, *student.image_size, device=device)
     labels = torch.arange(case.batch_size, device=device) % student.num_classes
     indices = torch.arange(case.batch_size, device=device)

@@ -127,6 +127,13 @@ class Distiller(nn.Module):
         assert self.critic is not None
         return torch.optim.Adam(self.critic.parameters(), lr=self.critic_learning_rate)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
+        # What `to`, `cuda` and `double` come down to: the critic goes along, though it is no submodule.
+        super()._apply(fn, recurse)
+        if self.critic is not None:
+            self.critic._apply(fn, recurse)
+        return self
+
     def train(self, mode: bool = True) -> "Distiller":
         super().train(mode)
         if self.teacher is not None:

@@ -392,4 +392,6 @@ def _student_stage(student: StagedModel, size: tuple[int, int], chosen: int | No
 def _resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
     if feature.shape[2:] == size:
         return feature
-    return F.interpolate(feature, size, mode="bilinear", antialias=True, align_corners=False)
+    # PyTorch has this resampling in single precision only on the CPU.
+    resized = F.interpolate(feature.float(), size, mode="bilinear", antialias=True, align_corners=False)
+    return resized.to(feature.dtype)

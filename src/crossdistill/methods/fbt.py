@@ -133,7 +133,7 @@ class FBT(Distiller):
     ) -> None:
         super().__init__(student, teacher)
         check_range("fbt", above=1 / _HIGHEST_INVERSE_TEMPERATURE, feature_temperature=feature_temperature)
-        check_range("fbt", above=0, temperature=temperature)
+        check_range("fbt", above=0, temperature=temperature, gamma=gamma)
         check_range("fbt", at_least=0, attention_blocks=attention_blocks)
         check_range("fbt", at_least=0, at_most=1, assistant_start=assistant_start)
         self.label_weight = label_weight
@@ -179,6 +179,12 @@ class FBT(Distiller):
         self.feature_scales = nn.Parameter(starts) if feature_loss == "info_nce" else None
         # An image to show the assistant's front in place of one without a partner of another class in its batch.
         self._spare: tuple[Tensor, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> "FBT":
+        # An image of an earlier epoch's evaluation would make a result depend on whether the run was interrupted.
+        self._spare = None
+        super().train(mode)
+        return self
 
     # Properties, for the models are not the assistant's own: a second name would be a second entry in the state dict.
     @property
@@ -290,7 +296,8 @@ class FBT(Distiller):
             assert tail is not None
             prefix = tail.prefix[self.tail_boundary]
         elif self.prefix == "initial":
-            embedded = self.tail.enter(images[:1])[1]
+            with unchanged_statistics(self.tail):
+                embedded = self.tail.enter(images[:1])[1]
             assert embedded is not None
             prefix = embedded.expand(len(entry), -1, -1)
         elif self.prefix == "pooled":

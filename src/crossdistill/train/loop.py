@@ -135,6 +135,7 @@ class Loop:
         self.seconds = shared["seconds"]
         self.last_evaluation = shared["last_evaluation"]
         self.terms.sums = {name: value.to(self.fabric.device) for name, value in own["sums"].items()}
+        self.terms.weights = own["weights"]
         self.terms.steps = shared["summed_steps"]
         set_random_states(own["random"])
         return True
@@ -208,7 +209,7 @@ class Loop:
             self.fabric.backward(loss)
             self.wrapped_critic_optimizer.step()
             self.wrapped_critic_optimizer.zero_grad()
-            self.terms.add({"critic": loss}, self.distiller.critic_every)
+            self.terms.add({"critic": loss})
         self.terms.steps += 1
         return norms
 
@@ -292,6 +293,7 @@ class Loop:
             state = self.distiller.state_dict()
             own = {
                 "sums": {name: value.cpu() for name, value in self.terms.sums.items()},
+                "weights": self.terms.weights,
                 "random": random_states(),
                 "rank_local": {name: state[name] for name in self.distiller.rank_local},
             }

@@ -10,31 +10,34 @@ from crossdistill.train.fabric import over_processes
 
 
 class TermSums:
-    """Sums of the loss terms on the device: reading them at every step would make the host wait.
+    """Weighted sums of the loss terms on the device: reading them at every step would make the host wait.
 
     Attributes:
         sums: of each term.
-        steps: optimiser steps that they are over.
+        weights: sum of each term's weights; a critic's term does not come with every step.
+        steps: optimiser steps of the student since the last report.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
         self.steps = 0
 
-    def add(self, terms: dict[str, Tensor], weight: float) -> None:
+    def add(self, terms: dict[str, Tensor], weight: float = 1.0) -> None:
         for name, value in terms.items():
             value = value.detach().float() * weight
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def means(self, fabric: Fabric) -> dict[str, float]:
-        """Mean of each term over steps and processes. The one place where the host waits."""
+        """Mean of each term over its steps and over processes. Here, and only here, a training step's host waits."""
         if not self.sums:
             return {}
-        stacked = torch.stack(list(self.sums.values())) / max(1, self.steps)
+        stacked = torch.stack([value / self.weights[name] for name, value in self.sums.items()])
         return dict(zip(self.sums, over_processes(fabric, stacked, "mean").tolist(), strict=True))
 
     def clear(self) -> None:
-        self.sums, self.steps = {}, 0
+        self.sums, self.weights, self.steps = {}, {}, 0
 
 
 def first_not_finite(means: dict[str, float]) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
 from crossdistill.data.memory import sample_sizes
@@ -71,6 +72,7 @@ def run(
         _warn_of_enlarging(data, student, console)
     _seed(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
+    _check_single_images(options, distiller, fabric.world_size)
     mixer = _mixer(options, data)
 
     fabric.launch()
@@ -125,6 +127,18 @@ def _check_options(options: TrainingOptions) -> None:
     options.check_ranges()
     check_optimizer(options.optimizer)
     parse_hyperparameters(options.method)
+
+
+def _check_single_images(options: TrainingOptions, distiller: Distiller, processes: int) -> None:
+    """Refuse steps of one image where a batch norm would have a single value to take its statistics of."""
+    if options.batch_size > processes * options.accumulate or distiller.student.stages[-1].size != (1, 1):
+        return
+    for name, module in distiller.named_modules():
+        if isinstance(module, _BatchNorm) and not name.startswith("teacher."):
+            raise UserError(
+                f"a step sees one image at a time, and at {distiller.student.image_size} pixels {name} normalises one "
+                "position of it: raise --batch_size, lower --accumulate, or enlarge the images"
+            )
 
 
 def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:

@@ -51,6 +51,13 @@ def tiny_swin(num_classes: int = 3, **kwargs: object) -> nn.Module:
     return timm.create_model("swin_tiny_patch4_window7_224", num_classes=num_classes, **shape)
 
 
+def tiny_hybrid(num_classes: int = 3, **kwargs: object) -> nn.Module:
+    """Convolutions in every stage, attention in all but the first."""
+    import timm
+
+    return timm.create_model("mobilevit_xxs", num_classes=num_classes, **kwargs)
+
+
 # One of each kind of architecture that methods must handle.
 TINY: dict[str, Callable[..., nn.Module]] = {
     "cnn": tiny_cnn,
@@ -58,4 +65,5 @@ TINY: dict[str, Callable[..., nn.Module]] = {
     "distilled": tiny_distilled_vit,
     "mlp": tiny_mlp,
     "swin": tiny_swin,
+    "hybrid": tiny_hybrid,
 }

@@ -1,6 +1,8 @@
 """CAKD's equations by hand, its projectors on every grid, its adversary, and what each term trains."""
 
 import math
+from importlib.resources import files
+from typing import Any
 
 import pytest
 import test_contract as contract
@@ -8,21 +10,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossdistill.data import TensorSource, open_data
 from crossdistill.errors import UserCaution, UserError
 from crossdistill.methods.cakd import CAKD, ConvolutionProjector, GroupWiseLinear, LinearProjector, attend, cakd_loss
 from crossdistill.modules.attention_taps import Projections
+from crossdistill.modules.discriminator import Discriminator
 from crossdistill.modules.views import random_view
 from crossdistill.staged import StagedModel
+from crossdistill.weights import load_model
 from tiny_models import SIDE, TINY, tiny_cnn, tiny_vit
 
 PATH = "crossdistill.methods.cakd.CAKD"
 # (teacher, student), on every kind of student; CNN and MLP teachers are refused.
 PAIRS = [("vit", "cnn"), ("swin", "cnn"), ("distilled", "cnn"), ("vit", "mlp"), ("swin", "distilled"), ("vit", "swin")]
+PAIRS += [("vit", "hybrid")]
 
 
 def make(teacher: str = "vit", student: str = "cnn", **kwargs: object) -> CAKD:
     models = [StagedModel(TINY[kind](3), name=kind, image_size=SIDE) for kind in (student, teacher)]
-    return CAKD(*models, **kwargs).train()  # type: ignore[arg-type]
+    method = CAKD(*models, **kwargs)  # type: ignore[arg-type]
+    method.train()
+    return method
+
+
+def patch_tokens(model: StagedModel | None, images: Tensor) -> Tensor:
+    """h_T of a ViT as timm's own forward has it: behind the final norm, without the class token."""
+    assert model is not None
+    return model.model.forward_features((images - model.mean) / model.std)[:, 1:]
+
+
+def critic_scores(method: CAKD, inputs: Tensor) -> Tensor:
+    """D, as a probability."""
+    assert isinstance(method.critic, Discriminator)
+    return method.critic.score(inputs).sigmoid()
+
+
+def assert_critic_is_given(method: CAKD, real: Tensor, fake: Tensor) -> None:
+    """The teacher's side first: the other way round, the student would learn to differ from the teacher."""
+    assert method.critic_batch is not None
+    assert not any(part.requires_grad for part in method.critic_batch)
+    torch.testing.assert_close(method.critic_batch, (real, fake))
+
+
+def step_critic(method: CAKD, optimizer: torch.optim.Optimizer) -> None:
+    assert method.critic is not None and method.critic_batch is not None
+    optimizer.zero_grad()
+    method.critic(*method.critic_batch).backward()
+    optimizer.step()
 
 
 def random_projections(*shape: int, dtype: torch.dtype = torch.float32) -> Projections:
@@ -240,13 +274,35 @@ def test_gram_trains_the_values_alone() -> None:
 
 def test_every_part_can_be_switched_off() -> None:
     weights = ["attention_weight", "gram_weight", "gl_weight", "adversarial_weight"]
-    method = make(**dict.fromkeys(weights, 0.0), view_probability=0.0)
+    off: dict[str, Any] = dict.fromkeys(weights, 0.0)
+    method = make(**off, view_probability=0.0)
     images, labels = contract.batch()
     terms = method(images, labels)
     assert all(terms[name] == 0 for name in ("attention", "gram", "gl", "adversarial"))
     torch.testing.assert_close(terms["labels"], F.cross_entropy(method.student(images).logits, labels))
     torch.stack(list(terms.values())).sum().backward()
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+def test_paper_terms_by_hand() -> None:
+    method = make().eval()
+    images, labels = contract.batch()
+    terms = method(images, labels)
+    student, (_, taken) = method.student(images), method.tap(images)
+    feature, projector = student.features[method.stage], method.pca_projector
+    assert isinstance(projector, ConvolutionProjector)
+    layers = (projector.queries, projector.keys, projector.values)
+    q, k, v = (layer(feature).reshape(len(images), 2, 16, -1).transpose(2, 3) for layer in layers)  # 2 heads of 16
+    torch.testing.assert_close(terms["labels"], F.cross_entropy(student.logits, labels))
+    # Nothing is replaced outside of training.
+    attention = softmax_attention(q, k, v) - softmax_attention(*taken)
+    torch.testing.assert_close(terms["attention"], attention.square().mean())
+    gram = (v @ v.transpose(2, 3) - taken.values @ taken.values.transpose(2, 3)) / 4
+    torch.testing.assert_close(terms["gram"], 0.02 * gram.square().mean())
+    tokens, teacher_tokens = method.gl_projector(feature), patch_tokens(method.teacher, images)
+    torch.testing.assert_close(terms["gl"], (tokens - teacher_tokens).square().mean())
+    torch.testing.assert_close(terms["adversarial"], -0.1 * critic_scores(method, tokens).log().mean())
+    assert_critic_is_given(method, real=teacher_tokens, fake=tokens)
 
 
 def test_released_terms_by_hand() -> None:
@@ -257,10 +313,10 @@ def test_released_terms_by_hand() -> None:
     teacher, taken = method.tap(images)
     student = method.student(images)
     heads, width = 16, student.features[method.stage].shape[1]
-    tokens = student.features[method.stage].flatten(2).transpose(1, 2)
+    positions = student.features[method.stage].flatten(2).transpose(1, 2)
     q, k, v = (
         part.reshape(len(images), -1, heads, width // heads).transpose(1, 2)
-        for part in (tokens @ method.pca_projector.linear.weight.T).split(width, dim=2)  # type: ignore
+        for part in (positions @ method.pca_projector.linear.weight.T).split(width, dim=2)  # type: ignore
     )
     d_s, d_t = width // heads, taken.queries.shape[3]
     logits_s = (q @ k.transpose(2, 3) * d_s**-0.5).mean(dim=1)
@@ -272,6 +328,11 @@ def test_released_terms_by_hand() -> None:
     torch.testing.assert_close(terms["logits"], 0.2 * (student.logits - teacher.logits).square().mean())
     pooled = method.pooled_projector(student.pooled) - teacher.pooled
     torch.testing.assert_close(terms["pooled"], 0.2 * pooled.square().mean())
+    gl = method.gl_projector(student.features[method.stage]) - patch_tokens(method.teacher, images)
+    torch.testing.assert_close(terms["gl"], 0.2 * 0.05 * gl.square().mean())
+    real, fake = logits_t.unsqueeze(1), logits_s.unsqueeze(1)
+    torch.testing.assert_close(terms["adversarial"], -0.2 * critic_scores(method, fake).log().mean())
+    assert_critic_is_given(method, real, fake)
 
 
 def test_released_ramp() -> None:
@@ -282,38 +343,70 @@ def test_released_ramp() -> None:
         assert method.ramp().item() == pytest.approx(expected, abs=1e-6)
 
 
+# In bf16 too: on the CPU, PyTorch resamples in single precision only.
+@pytest.mark.filterwarnings("ignore::crossdistill.errors.UserCaution")
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("size", [(64, 96), (48, 48)])
-def test_other_sizes_and_sizes_that_differ(size: tuple[int, int]) -> None:
+def test_sizes_and_grids_that_differ_train(size: tuple[int, int], bf16: bool) -> None:
     student = StagedModel(tiny_cnn(), name="cnn", image_size=size)
     teacher = StagedModel(tiny_vit(img_size=(40, 56)), name="vit", image_size=(40, 56))
-    method = CAKD(student, teacher).train()
-    terms = method(torch.rand(2, 3, *size), torch.tensor([0, 2]))
-    assert method.tap.size == (5, 7)
+    method = CAKD(student, teacher)
+    method.train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        terms = method(torch.rand(2, 3, *size), torch.tensor([0, 2]))
+    assert method.tap.size == (5, 7) != student.stages[method.stage].size
     assert all(torch.isfinite(term) for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    gradients = [parameter.grad for parameter in method.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_two_hundred_steps_of_the_published_recipe_stay_stable() -> None:
-    method = make()
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_critic_follows_the_method_to_double_precision(variant: str) -> None:
+    method = make(variant=variant).double()
+    images, labels = contract.batch()
+    assert all(term.dtype == torch.float64 for term in method(images.double(), labels).values())
+    step_critic(method, method.critic_optimizer())
+
+
+def follow_published_recipe(steps: int, **kwargs: Any) -> list[dict[str, float]]:
+    """The terms of each step of SGD. The teacher is the packaged one: an untrained one's Gram term is next to nothing
+    and diverges with no weight."""
+    teacher = load_model(str(files("crossdistill") / "assets" / "fashion_vit.safetensors"))
+    student = StagedModel(tiny_cnn(10), name="cnn", image_size=SIDE)
+    method = CAKD(student, teacher, student_stage=1, **kwargs)
+    method.train()
+    data = open_data("fashion-mini").train
+    assert isinstance(data, TensorSource)
+    images, labels = data.pixels[:96] / 255, data.labels[:96]
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
     critic_optimizer = method.critic_optimizer()
-    images, labels = torch.rand(96, 3, SIDE, SIDE), torch.randint(3, (96,))
     history = []
-    for step in range(200):
-        chosen = torch.arange(16 * step, 16 * step + 16) % 96
+    for step in range(steps):
+        chosen = torch.arange(8 * step, 8 * step + 8) % 96
         terms = method(images[chosen], labels[chosen])
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
         if (step + 1) % method.critic_every == 0:
-            assert method.critic is not None and method.critic_batch is not None
-            critic_optimizer.zero_grad()
-            method.critic(*method.critic_batch).backward()
-            critic_optimizer.step()
+            step_critic(method, critic_optimizer)
         history.append({name: term.item() for name, term in terms.items()})
-    for name in ("attention", "gram", "gl"):
-        first, last = (sum(values[name] for values in part) for part in (history[:10], history[-10:]))
-        assert last < first, name
+    return history
+
+
+def test_two_hundred_steps_of_the_published_recipe_stay_stable() -> None:
+    history = follow_published_recipe(200)
+    # From a weight of 0.05 on it leaps above its start.
+    assert max(terms["gram"] for terms in history) == history[0]["gram"]
+    for name in ("labels", "attention", "gram", "gl"):
+        first, last = (sum(terms[name] for terms in part) for part in (history[:10], history[-10:]))
+        assert last < 0.7 * first, name
+
+
+def test_the_published_weight_of_the_gram_term_diverges() -> None:
+    # Why the default is another one.
+    assert not math.isfinite(follow_published_recipe(6, gram_weight=1.0)[-1]["gram"])
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)

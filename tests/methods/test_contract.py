@@ -13,6 +13,7 @@ from crossdistill.staged import StagedModel
 from tiny_models import SIDE, TINY, tiny_cnn, tiny_vit
 
 PAIRS = [("vit", "cnn"), ("cnn", "vit"), ("mlp", "cnn"), ("vit", "mlp"), ("swin", "distilled"), ("cnn", "swin")]
+PAIRS += [("hybrid", "cnn"), ("cnn", "hybrid")]
 # Methods that fit every pair; those that refuse some, or need their own tolerances, call these checks from their files.
 METHODS = ["scratch", "kd", "ofa"]
 CASES = [(method, teacher, student) for method in METHODS for teacher, student in PAIRS]
@@ -95,6 +96,23 @@ def test_bf16_autocast_is_near_float32(method: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rounded = loss(distiller, images, labels)
     torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_in_bf16_leave_finite_gradients(method: str, teacher: str = "vit", student: str = "cnn") -> None:
+    distiller = make(method, teacher, student).train()
+    optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=1e-3)
+    # Two, for what the first one leaves behind: feedback, a batch for the critic.
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss(distiller, *batch()).backward()
+        assert all(torch.isfinite(p.grad).all() for p in distiller.parameters() if p.grad is not None)
+        optimizer.step()
+        if distiller.critic is not None:
+            assert distiller.critic_batch is not None
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.isfinite(distiller.critic(*distiller.critic_batch))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import warnings
 
 import pytest
@@ -18,7 +19,7 @@ from crossdistill.methods.kd import kd_loss
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.stem import lower_stem_stride
-from tiny_models import SIDE, TINY, tiny_cnn
+from tiny_models import SIDE, TINY, tiny_cnn, tiny_hybrid
 
 pytestmark = pytest.mark.filterwarnings("ignore:CSKD. the last map")
 
@@ -146,17 +147,17 @@ EXACT = {
 
 
 @functools.cache
-def double_teacher(kind: str) -> StagedModel:
-    model = timm.create_model(EXACT[kind], num_classes=7).double().eval()
+def double_teacher(name: str) -> StagedModel:
+    model = timm.create_model(name, num_classes=7).double().eval()
     for parameter in model.parameters():
         # Fresh heads are small and fresh norms trivial: nothing would be proven.
         nn.init.normal_(parameter, std=0.1) if parameter.ndim > 1 else nn.init.uniform_(parameter, 0.5, 1.5)
-    return StagedModel(model, name=kind, image_size=(96, 160))
+    return StagedModel(model, name=name, image_size=(96, 160))
 
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_the_mean_of_the_dense_logits_is_the_teachers_answer(kind: str) -> None:
-    teacher = double_teacher(kind)
+    teacher = double_teacher(EXACT[kind])
     method = CSKD(staged("distilled", 7), teacher)
     outputs = method.teach(torch.rand(2, 3, 96, 160, dtype=torch.float64))
     dense = method.teacher_dense_logits(outputs)
@@ -173,6 +174,18 @@ def test_a_teacher_with_two_heads_answers_with_their_mean() -> None:
     method = CSKD(staged("distilled"), StagedModel(teacher, name="levit", image_size=224))
     outputs = method.teach(torch.rand(1, 3, 224, 224))
     torch.testing.assert_close(method.teacher_dense_logits(outputs).mean((2, 3)), outputs.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_answer_to_the_image_is_the_teachers_own_where_its_head_is_not_linear() -> None:
+    method = CSKD(staged("distilled", 7), double_teacher("mobilenetv3_small_050"), kind="soft").double()
+    method.progress.fill_(1.0)
+    images = torch.rand(2, 3, 96, 160, dtype=torch.float64)
+    student, teacher = method.student(images), method.teach(images)
+    local = method.teacher_dense_logits(teacher)
+    assert (local.mean((2, 3)) - teacher.logits).abs().max() > 0.01
+    dense, _ = match_grids(method.student.dense_logits(student.final, "distillation"), local)
+    positions = [kd_loss(position, teacher.logits, 1.0) for position in dense.flatten(2).unbind(2)]
+    torch.testing.assert_close(method.spatial_loss(student, teacher), torch.stack(positions).mean())
 
 
 # Where the gradient of each term goes
@@ -282,6 +295,18 @@ def test_soft_terms_and_their_normalisers() -> None:
     torch.testing.assert_close(*hard)
 
 
+@pytest.mark.parametrize(("variant", "share"), [("paper", 1.0), ("released", 1 / 3)])
+def test_soft_logit_term_is_the_divergence_of_the_student_from_the_teacher(variant: str, share: float) -> None:
+    method = pair(logit_kind="soft", temperature=2.0, variant=variant)
+    images = torch.rand(1, 3, SIDE, SIDE)
+    student, teacher = method.student(images), method.teach(images)
+    # Softened by T = 2 these are the probabilities of which the logarithm is taken.
+    student.head_logits["distillation"] = 2 * torch.tensor([[0.5, 0.25, 0.25]]).log()
+    teacher.logits = 2 * torch.tensor([[0.8, 0.1, 0.1]]).log()
+    expected = share * 2**2 * (0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.1 / 0.25))
+    assert method.logit_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_student_with_one_head_teaches_all_terms_to_it() -> None:
     method = pair(student="vit").eval()
     images = torch.rand(2, 3, SIDE, SIDE)
@@ -361,17 +386,19 @@ def test_a_student_without_a_distillation_token_is_warned_of() -> None:
         pair(student="mlp")
 
 
-# What every method promises. At 32 pixels the shared CNN has one position left, so here it has the gentler stem.
+# What every method promises. At 32 pixels the shared CNN and hybrid have one position left, so here they shrink less.
 
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(METHODS, "cskd", "crossdistill.methods.cskd.CSKD")
     monkeypatch.setitem(TINY, "cnn", gentle_cnn)
+    monkeypatch.setitem(TINY, "hybrid", functools.partial(tiny_hybrid, output_stride=8))
     return "cskd"
 
 
 PAIRS = [("cnn", "vit"), ("cnn", "distilled"), ("cnn", "mlp"), ("cnn", "swin"), ("swin", "distilled"), ("mlp", "cnn")]
+PAIRS += [("cnn", "hybrid")]
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)

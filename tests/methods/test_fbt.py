@@ -23,7 +23,7 @@ from crossdistill.modules.assistant import LocalToGlobal, teacher_is_front
 from crossdistill.staged import StagedModel
 from tiny_models import SIDE, TINY
 
-# CNN and attention or MLP in both directions, attention with MLP in both, homogeneous.
+# CNN and attention or MLP in both directions, attention with MLP in both, hybrids, homogeneous.
 ALL_PAIRS = [
     ("vit", "cnn"),
     ("mlp", "cnn"),
@@ -34,6 +34,8 @@ ALL_PAIRS = [
     ("cnn", "distilled"),
     ("vit", "mlp"),
     ("mlp", "vit"),
+    ("hybrid", "cnn"),
+    ("cnn", "hybrid"),
     ("cnn", "cnn"),
     ("vit", "vit"),
     ("mlp", "mlp"),
@@ -76,6 +78,31 @@ def test_info_nce_takes_further_negatives_and_leading_dimensions() -> None:
     logits = F.normalize(student, dim=2) @ F.normalize(teacher, dim=2).transpose(1, 2) / 0.1
     expected = F.cross_entropy(logits.flatten(0, 1), torch.arange(3).repeat(2))
     torch.testing.assert_close(info_nce_loss(student, teacher, torch.tensor(0.1)), expected)
+
+
+def test_other_feature_losses_by_hand() -> None:
+    images, labels = batch()
+    method = make("vit", "cnn", feature_loss="mse", training=False)
+    student, teacher = method.student(images).final, method.teach(images).final
+    anchors, keys = method.projector(student.mean(dim=(2, 3))), teacher.mean(dim=(2, 3))
+    terms = method(images, labels)
+    torch.testing.assert_close(terms["teacher_to_student_features"], (anchors - keys).square().mean())
+
+    # The student's 1x1 map is averaged already; a larger image gives it 2x2 positions.
+    method = FBT(staged("cnn", 64), staged("vit", 64, img_size=64), smoothing="per_position").eval()
+    images = torch.rand(3, 3, 64, 64)
+    student, teacher = method.student(images).final, method.teach(images).final
+    assert student.shape[2:] == (2, 2) and teacher.shape[2:] == (8, 8)
+    assert method.feature_scales is not None
+    losses = []
+    for row in range(2):
+        for column in range(2):
+            theirs = teacher[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].mean(dim=(2, 3))
+            ours = method.projector(student[:, :, row, column])
+            cosines = F.normalize(ours, dim=1) @ F.normalize(theirs, dim=1).T
+            losses.append(F.cross_entropy(cosines / 0.07, torch.arange(3)))
+    terms = method(images, labels[:3])
+    torch.testing.assert_close(terms["teacher_to_student_features"], torch.stack(losses).mean())
 
 
 def test_info_nce_gradient_matches_finite_differences() -> None:
@@ -152,8 +179,17 @@ def test_size_of_the_block_between_front_and_tail(
     with torch.device("meta"):
         block = LocalToGlobal(channels, (grid, grid), out_channels, (out_grid, out_grid))
     count = sum(p.numel() for p in block.parameters()) / 1e6
-    # The figures are given to one decimal.
+    # Within 5 %, or the rounding of the figures, which are given to one decimal.
     assert count == pytest.approx(millions, rel=0.05, abs=0.05)
+
+
+def test_size_of_the_block_of_a_published_pair() -> None:
+    models = [
+        StagedModel(timm.create_model(name, num_classes=3), name=name, image_size=224)
+        for name in ("resnet18", "deit_tiny_patch16_224")
+    ]
+    count = sum(p.numel() for p in FBT(*models).local_to_global.parameters()) / 1e6
+    assert count == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +284,21 @@ def test_statistics_of_a_shared_tail_follow_the_students_own_pass_alone() -> Non
     for (name, mine), (_, expected) in zip(method.student.named_buffers(), alone.named_buffers(), strict=True):
         assert torch.equal(mine, expected), name
     assert all(m.track_running_stats for m in method.student.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_statistics_of_a_shared_tail_with_initial_tokens() -> None:
+    # A ViT with a class token behind a stem that has batch norms.
+    shape = {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 64}
+    student = timm.create_model("vit_small_resnet26d_224", num_classes=3, **shape)
+    staged_student = StagedModel(student, name="hybrid", image_size=64)
+    teacher = StagedModel(TINY["cnn"](3), name="cnn", image_size=64)
+    method = FBT(staged_student, teacher, front="teacher", prefix="initial").train()
+    alone = copy.deepcopy(staged_student)
+    images, labels = batch(4, (64, 64))
+    method(images, labels)
+    alone(images)
+    for (name, mine), (_, expected) in zip(staged_student.named_buffers(), alone.named_buffers(), strict=True):
+        assert torch.equal(mine, expected), name
 
 
 def test_a_tail_without_segments_is_refused_by_name() -> None:
@@ -428,6 +479,22 @@ def test_foreign_fronts_come_from_another_class(monkeypatch: pytest.MonkeyPatch)
     assert partners([7.0], [1]) == [2.0]
 
 
+def test_an_evaluation_does_not_depend_on_the_one_before() -> None:
+    # As an image folder comes: one class after the other, so that most batches hold one class alone.
+    images = torch.rand(12, 3, SIDE, SIDE)
+    labels = torch.arange(12) // 6
+    method = make("vit", "cnn")
+
+    def evaluation() -> list[Tensor]:
+        method.train()
+        parts = zip(images.split(4), labels.split(4), strict=True)
+        return [method.validation_metrics(*part)["assistant_top1_foreign_front"] for part in parts]
+
+    first, second = evaluation(), evaluation()
+    assert [len(values) for values in first] == [0, 4, 4]
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
 # What every method promises
 
 CHECKS = [
@@ -450,6 +517,7 @@ def test_contract_on_batches(mode: str) -> None:
 
 def test_contract_on_numbers() -> None:
     test_contract.test_bf16_autocast_is_near_float32("fbt")
+    test_contract.test_steps_in_bf16_leave_finite_gradients("fbt")
     test_contract.test_extra_parameters_are_what_the_student_does_not_own("fbt")
 
 

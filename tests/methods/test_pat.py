@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 
 import pytest
 import test_contract as contract
@@ -40,7 +41,82 @@ def awaken(method: PAT, scale: float = 0.5) -> None:
             prompt.scale.fill_(scale)
 
 
+def divergence(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(target || logits), mean over images."""
+    wanted, given = ((answer / temperature).log_softmax(dim=1) for answer in (target, logits))
+    return temperature**2 * (wanted.exp() * (wanted - given)).sum(dim=1).mean()
+
+
 # The loss
+
+
+def test_terms_are_the_equations() -> None:
+    weights = {"label_weight": 0.3, "logit_weight": 0.6, "feature_weight": 2.0, "regularization_weight": 5.0}
+    method = make("vit", "cnn", temperature=2.0, **weights).double().train()
+    # Fresh heads say little, and a small divergence is the same both ways.
+    for model in (method.student, method.teacher):
+        torch.nn.init.normal_(model.model.get_classifier().weight)
+    awaken(method)
+    images, labels = batch()
+    method(images.flip(0).double(), labels)  # fills the memories and the statistics
+    method.eval()
+    terms = method(images.double(), labels)
+
+    clean, student = method.teacher(images.double()), method.student(images.double())
+    expected = {
+        "labels": 0.3 * F.cross_entropy(student.logits, labels),
+        "logits": 0.6 * divergence(clean.logits, student.logits, 2.0),
+    }
+    aligned = method._align(student)
+    feature, prefix = method.teacher.enter(images.double())
+    for k in (1, 2, 3, 4):
+        feature = method.prompts[str(k)](feature, method.memories[str(k)].gap)
+        feature, prefix = method.teacher.run_stage(k - 1, feature, prefix)
+        expected[f"stage{k}"] = 2.0 * hcl_loss(aligned[k], method.standardizers[str(k)](feature))
+    prompted = method.teacher.run_head(feature, prefix).logits
+    expected["regularization"] = 5.0 * divergence(clean.logits, prompted, 1.0)
+    assert terms.keys() == expected.keys()
+    for name, term in terms.items():
+        torch.testing.assert_close(term, expected[name], msg=name)
+
+
+def test_only_training_measures_the_clean_teacher_and_remembers_gaps() -> None:
+    method = make("vit", "cnn")
+    awaken(method)
+    images, labels = batch()
+
+    def state() -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in method.named_buffers() if name in method.rank_local}
+
+    before = state()
+    method.eval()(images, labels)
+    assert all(torch.equal(before[name], value) for name, value in state().items())
+    method.train()(images, labels)
+    assert not any(torch.equal(before[name], value) for name, value in state().items())
+    for k, feature in enumerate(method.teach(images).features, start=1):
+        torch.testing.assert_close(method.standardizers[str(k)].mean.flatten(), feature.mean(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "passes"),
+    [
+        ({"feedback": "previous"}, 2),
+        ({"feedback": "current"}, 2),
+        ({"feedback": "batch_mean"}, 2),
+        ({"feedback": "none"}, 2),
+        ({"prompt_stages": []}, 1),
+    ],
+)
+def test_a_step_has_one_clean_and_one_prompted_teacher_pass_and_no_third(
+    hyperparameters: dict[str, object], passes: int
+) -> None:
+    method = make("vit", "cnn", **hyperparameters).train()
+    calls: Counter[str] = Counter()
+    for model in (method.student, method.teacher):
+        last = model.model.get_submodule(model.stages[-1].path)
+        last.register_forward_hook(lambda module, args, output, name=model.name: calls.update([name]))
+    method(*batch())
+    assert calls == {"cnn": 1, "vit": passes}
 
 
 @pytest.mark.parametrize(("side", "share"), [(8, 1.875), (4, 1.75), (3, 1.75), (2, 1.5), (1, 1.0)])

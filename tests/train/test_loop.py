@@ -227,6 +227,8 @@ def test_folder_with_another_run_is_refused_and_untouched(image_folder: Path, tm
         ({"ema_decay": 1.0}, "--ema_decay"),
         ({"momentum": 5.0}, "--momentum"),
         ({"crop_scale": 0.0}, "--crop_scale"),
+        ({"batch_size": 1}, "raise --batch_size"),
+        ({"batch_size": 12, "accumulate": 12}, "lower --accumulate"),
         ({"method": MethodOptions("kd", {"temperature": 0.0})}, "kd: temperature=0.0; give a number above 0"),
         ({"data": "no/such/folder"}, "no/such/folder"),
     ],

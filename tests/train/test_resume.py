@@ -1,5 +1,6 @@
 """A run that was killed and resumed equals the run that was not, bit for bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from helpers import TINY_VIT, metrics, quiet_run, tiny_options
@@ -57,6 +59,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "teacher": ModelOptions("test_resnet", {"output_stride": 8}),
         "student": VIT,
     },
+}
+
+
+WATCHED = {
+    "fbt": {"assistant_top1", "assistant_top1_foreign_front"},
+    "pat": {"prompted_teacher_agreement", "prompted_teacher_top1"},
+    "cskd": {"top1_with_patches"},
 }
 
 
@@ -110,7 +119,16 @@ def test_killed_and_resumed_equals_never_killed(
 def test_every_method_survives(
     method: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_survives(5, METHODS[method], image_folder, tmp_path, monkeypatch)
+    # One step after the checkpoint, so that a step is made again.
+    assert_survives(4, METHODS[method], image_folder, tmp_path, monkeypatch)
+    # The saved student carries nothing of its method.
+    options = METHODS[method].get("student", ModelOptions("test_resnet"))
+    plain = timm.create_model(options.name, num_classes=3, **options.kwargs)
+    assert load_file(tmp_path / "whole" / "student.safetensors").keys() == plain.state_dict().keys()
+    # What the method measures at an evaluation is in the log and in the summary.
+    watched = WATCHED.get(method, set())
+    assert watched <= metrics(tmp_path / "whole")[-1].keys()
+    assert watched <= json.loads((tmp_path / "whole" / "summary.json").read_text()).keys()
 
 
 def assert_survives(

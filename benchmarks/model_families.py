@@ -23,14 +23,16 @@ LARGEST = 300_000_000  # parameters; a family with nothing smaller is left out a
 INTRODUCTION = """\
 # Models
 
-Any timm classifier can be a teacher or a student; so can any other `nn.Module` that maps (B, 3, H, W) to (B, K) and
-whose stage ends are named. `StagedModel` takes it apart into a stem, stages and a head, without code for any one
+Nearly every timm classifier can be a teacher or a student; so can any other `nn.Module` that maps (B, 3, H, W) to (B, K)
+and whose stage ends are named. `StagedModel` takes it apart into a stem, stages and a head, without code for any one
 family: it runs a copy once in float64, and reads the stages from timm's `feature_info` and the rest from what the
 modules were given and returned.
 
 ## Image sizes
 
-A model runs at one size, its own unless another is asked for; images of other sizes are resized to it. Convolutional
+A model runs at one size, its own unless another is asked for; images of other sizes are resized to it. For validation
+they are cut to the model's aspect ratio around the centre and resized bilinearly. timm's published accuracies are of a
+smaller centre, and often bicubic: a pretrained teacher's `top1` can differ a little from them. Convolutional
 networks take any size from 32 pixels up, square or not. Transformers take the size that they were built for:
 `--student.kwargs.img_size=32`, usually with a smaller `patch_size`. For images of 32 to 64 pixels a convolutional
 network needs a gentler stem, or its last stages have one position left: `--stem_stride 2` (or 1) lowers the stride at

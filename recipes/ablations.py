@@ -1,6 +1,6 @@
 """What the parts of a method contribute: its papers' ablations, and the questions that our own results raise.
 
-    python recipes/ablations.py fbt cakd cskd cskd-plain-vit pat --seeds 0 1
+    python recipes/ablations.py fbt cakd cskd pat --seeds 0 1
 
 Every run is that of recipes/fashion_students.py for the pair that fits the method (or the one for which it gains), with
 some of the method's hyper-parameters changed. Prints a Markdown table for each method; runs that are there are not run
@@ -26,6 +26,9 @@ _SPATIAL: dict[str, dict[str, Any]] = {
     "soft": {"kind": "soft", "logit_kind": "soft"},
     "soft-whole-labels": {"kind": "soft", "logit_kind": "soft", "label_weight": 1.0},
 }
+
+# Of PAT, for both directions and both kinds of ViT.
+_PROMPTS: dict[str, dict[str, Any]] = {"full": {}, "prompts-everywhere": {"prompt_stages": [1, 2, 3, 4]}}
 
 # Of each study: the method, the pair and, by a short name, what is changed.
 ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
@@ -71,8 +74,7 @@ ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
         "pat",
         PAIRS["cnn-vit"],
         {
-            "full": {},
-            "prompts-everywhere": {"prompt_stages": [1, 2, 3, 4]},
+            **_PROMPTS,
             "feedback-current": {"feedback": "current"},
             "feedback-batch-mean": {"feedback": "batch_mean"},
             "feedback-none": {"feedback": "none"},
@@ -81,6 +83,9 @@ ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
             "no-logits": {"logit_weight": 0.0},
         },
     ),
+    "pat-plain-vit": ("pat", VIT, _PROMPTS),
+    "pat-cnn": ("pat", PAIRS["vit-cnn"], _PROMPTS),
+    "fbt-cnn": ("fbt", PAIRS["vit-cnn"], {"full": {}, "two-tail-stages": {"tail_stages": 2}}),
 }
 
 

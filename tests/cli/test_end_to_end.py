@@ -329,3 +329,10 @@ def test_other_class_names_are_refused(teacher: Path, tmp_path: Path, capsys: py
     write_split(tmp_path / "val", 1, names)
     message = refusal(capsys, "evaluate", str(teacher), "--data", str(tmp_path), "--workers", "0")
     assert "class 3 is 'red'" in message and "'white'" in message
+
+
+def test_inference_with_patches(teacher: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    main(["evaluate", str(teacher), "--data", str(squares), "--workers", "0", "--with_patches", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert 0 <= result["top1_with_patches"] <= 100

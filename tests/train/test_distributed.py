@@ -97,7 +97,7 @@ def test_two_processes_equal_one(
 def test_two_processes_killed_and_resumed_equal_never_killed(image_folder: Path, tmp_path: Path) -> None:
     # Batch norm's statistics differ between the processes, and what PAT's prompts are told is each process's own.
     options = tiny_options(
-        image_folder, tmp_path / "unused", method=MethodOptions("pat"), checkpoint_every=2, epochs=10
+        image_folder, tmp_path / "unused", method=MethodOptions("pat", {"width": 32}), checkpoint_every=2, epochs=6
     )
     whole = launch(tmp_path, "whole", options, processes=2)
     broken = launch(tmp_path, "broken", options, processes=2, kill=True)

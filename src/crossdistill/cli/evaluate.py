@@ -10,6 +10,10 @@ from crossdistill.cli.saved import add_model_options, load
 from crossdistill.errors import UserError, check_range
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from crossdistill.data import ImageData
     from crossdistill.staged import StagedModel
 
@@ -34,6 +38,11 @@ def run(arguments: list[str]) -> None:
         action="store_true",
         help="also accuracy under eight common corruptions at five severities (41 times the time)",
     )
+    parser.add_argument(
+        "--with_patches",
+        action="store_true",
+        help="also accuracy with the patch tokens' mean answer beside the heads', as CSKD's authors infer",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, arguments)
     check_range(at_least=1, batch_size=options.batch_size)
@@ -55,7 +64,7 @@ def run(arguments: list[str]) -> None:
         device=next(model.parameters()).device,
         workers=options.workers,
     )
-    result = evaluate(model, loader)
+    result = evaluate(model, loader, further=_with_patches(model) if options.with_patches else None)
     if data.skipped:
         result["skipped"] = data.skipped
     corrupted = {}
@@ -65,10 +74,23 @@ def run(arguments: list[str]) -> None:
     if options.json:
         print(json.dumps(result | ({"corrupted_top1": corrupted} if corrupted else {})))
         return
+    width = max(map(len, result)) + 1
     for name, value in result.items():
-        print(f"{name:<8}{_shown(name, value)}")
+        print(f"{name:<{width}}{_shown(name, value)}")
     if corrupted:
         _print_corrupted(corrupted)
+
+
+def _with_patches(model: "StagedModel") -> "Callable[[Tensor, Tensor], dict[str, Tensor]]":
+    """Whether CSKD's inference is right, for each image."""
+    from crossdistill.methods.cskd import logits_with_patches
+
+    model.require_dense_logits("--with_patches")
+
+    def right(images: "Tensor", labels: "Tensor") -> "dict[str, Tensor]":
+        return {"top1_with_patches": logits_with_patches(model, model(images)).argmax(dim=1) == labels}
+
+    return right
 
 
 def _print_corrupted(corrupted: dict[str, list[float]]) -> None:

@@ -80,7 +80,7 @@ def main() -> None:
         teacher, student, methods = STUDIES[name]
         weights = arguments.teachers / teacher / "student.safetensors"
         print_table(
-            partial(_recipe, student, str(weights), str(data)),
+            partial(cifar10_recipe, student, str(weights), str(data)),
             methods,
             arguments.output / name,
             arguments,
@@ -88,10 +88,20 @@ def main() -> None:
         )
 
 
-def _recipe(student: Student, teacher: str, data: str, method: str, output: str, seed: int) -> TrainingOptions:
+def cifar10_recipe(
+    student: Student,
+    teacher: str,
+    data: str,
+    method: str,
+    output: str,
+    seed: int,
+    hyperparameters: dict[str, Any] | None = None,
+) -> TrainingOptions:
+    """What every study on CIFAR-10 runs; `hyperparameters` are the method's, beside those of `KWARGS`."""
     kwargs = dict(KWARGS.get(method, {}))
     if method == WITHOUT_VIEWS:
         method, kwargs = "cakd", {"view_probability": 0.0}
+    kwargs |= hyperparameters or {}
     return TrainingOptions(
         output=output,
         data=data,

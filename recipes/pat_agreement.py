@@ -5,8 +5,8 @@
 
 A CNN teaches a ViT with the settings of `SETTINGS` and prompts at every stage, one seed: the quickstart's second pair
 on fashion-mini, and with `--students` (the output of recipes/cifar10_students.py, for its images) the pair of that
-study on CIFAR-10 too. Draws how many validation images the prompted teacher answers as the clean one does, over training, and
-prints a Markdown table of the ends. Runs that are there are not run again.
+study on CIFAR-10 too. Draws how many validation images the prompted teacher answers as the clean one does, over
+training, and prints a Markdown table of the ends. Runs that are there are not run again.
 """
 
 import argparse

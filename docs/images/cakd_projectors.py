@@ -8,7 +8,8 @@ BOXES: dict[str, Box] = {
     "images": (0.1, 4.9, 1.1, "images", DATA),
     "view": (0.1, 1.7, 1.1, "view (7)", DATA),
     "teacher": (1.9, 4.9, 2.3, "teacher, up to the\nlast attention", TEACHER),
-    "h t": (11.2, 5.6, 1.6, "tokens $h_T$", TEACHER),
+    "rest t": (5.2, 5.65, 2.1, "rest of the last\nblock, norm", TEACHER),
+    "h t": (11.2, 5.65, 1.6, "tokens $h_T$", TEACHER),
     "qkv t": (5.2, 4.4, 2.1, "$Q_T$, $K_T$, $V_T$", TEACHER),
     "h s": (1.9, 1.7, 2.3, "student, up to the\nmap $h_S$", STUDENT),
     "pca": (5.2, 3.1, 2.1, "three 3x3\nconvolutions (1)", NEW),
@@ -24,7 +25,8 @@ BOXES: dict[str, Box] = {
 ARROWS = [
     ("images", "teacher"),
     ("teacher", "qkv t"),
-    ("teacher", "h t"),
+    ("teacher", "rest t"),
+    ("rest t", "h t"),
     ("view", "h s"),
     ("h s", "pca"),
     ("h s", "gl"),
@@ -40,7 +42,7 @@ ARROWS = [
 ]
 LOSSES: list[LossArrow] = [
     ((12.0, 4.33), (12.0, 4.07), 0.0, "L (4)", (12.1, 4.13)),
-    ((12.85, 5.9), (12.85, 2.3), -0.3, "L (6)", (12.9, 3.2)),
+    ((12.9, 5.9), (12.9, 2.3), -0.3, "L (6)", (12.9, 4.0)),
     ((14.9, 3.53), (12.9, 1.95), -0.3, "L (9)", (14.3, 2.2)),
     ((0.65, 4.83), (0.65, 2.68), 0.0, "colour,\nhidden\npatches", (0.75, 3.4)),
 ]

@@ -23,10 +23,10 @@ LARGEST = 300_000_000  # parameters; a family with nothing smaller is left out a
 INTRODUCTION = """\
 # Models
 
-Nearly every timm classifier can be a teacher or a student; so can any other `nn.Module` that maps (B, 3, H, W) to (B,
-K) and whose stage ends are named. `StagedModel` takes it apart into a stem, stages and a head, without code for any one
-family: it runs a copy once in float64, and reads the stages from timm's `feature_info` and the rest from what the
-modules were given and returned.
+Nearly every timm classifier can be a teacher or a student; so can any other `nn.Module` that maps (B, 3, H, W) images
+to (B, K) logits and whose stage ends are named. `StagedModel` takes it apart into a stem, stages and a head, without
+code for any one family: it runs a copy once in float64, and reads the stages from timm's `feature_info` and the rest
+from what the modules were given and returned.
 
 ## Image sizes
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 
 DEFAULT_METHODS = ("scratch", "kd", "pat")
-_EPOCHS = 18
+_EPOCHS = 14
 _TIMED_STEPS = 3
 
 

@@ -14,7 +14,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -96,10 +96,11 @@ def _cases(arguments: argparse.Namespace) -> dict[str, Case]:
             for name in arguments.methods
         }
     cases = {}
+    # The runs of a study share their data.
+    opened = cache(open_data)
     for folder in arguments.runs:
         options = load_recipe(folder / "recipe.yaml")
-        data = open_data(options.data)
-        models = partial(build_models, options, data)
+        models = partial(build_models, options, opened(options.data))
         cases[folder.name] = Case(options.method, models, options.batch_size // options.accumulate)
     return cases
 

@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 from side_by_side import peaks, take_turns
 
+from crossdistill.analysis.inspection import price
 from crossdistill.data import open_data
-from crossdistill.inspection import price
 from crossdistill.methods import METHODS, build_distiller
-from crossdistill.models import build_model
+from crossdistill.models.build import build_model
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import StagedModel
-from crossdistill.train.fabric import peak_memory
-from crossdistill.train.run_folder import load_recipe
-from crossdistill.train.training import build_models
+from crossdistill.training.devices import peak_memory
+from crossdistill.training.run import build_models
+from crossdistill.training.run_folder import load_recipe
 
 CLASSES = 100
 STEPS_FOR_MEMORY = 3

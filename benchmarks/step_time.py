@@ -4,7 +4,7 @@
     python benchmarks/step_time.py --student resnet10t --teacher vit_tiny_patch16_224 --rounds 7
 
 The bare loop is what one would write by hand: teacher forward, student forward and backward, optimiser, on the same
-models, batches and loss. Ours is `crossdistill.train.loop.Loop` with its schedule, sums, progress and Fabric. The
+models, batches and loss. Ours is `crossdistill.training.trainer.Loop` with its schedule, sums, progress and Fabric. The
 two take turns, so that whatever else the machine does falls on both; the ratio of the medians is printed. Peak memory
 is that of a process of its own for each loop.
 """
@@ -23,11 +23,11 @@ from torch import nn
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader, open_data
 from crossdistill.functional import kd_loss
 from crossdistill.methods.kd import KD
-from crossdistill.models import build_model
+from crossdistill.models.build import build_model
 from crossdistill.options import ModelOptions, TrainingOptions
-from crossdistill.train.fabric import make_fabric, peak_memory
-from crossdistill.train.loop import Loop
-from crossdistill.train.run_folder import RunFolder
+from crossdistill.training.devices import make_fabric, peak_memory
+from crossdistill.training.run_folder import RunFolder
+from crossdistill.training.trainer import Loop
 
 STEPS = 8  # of one turn
 

@@ -25,8 +25,8 @@ from tables import run_missing
 from torch import Tensor, nn
 
 from crossdistill.methods.cskd import CSKD
-from crossdistill.modules.attention_taps import is_attention, project
 from crossdistill.quickstart import PAIRS
+from crossdistill.staged.attention import is_attention, project
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fusion": {},

@@ -18,9 +18,9 @@ import timm
 import torch
 from timm.data import ImageNetInfo
 
-from crossdistill.models import build_model
+from crossdistill.models.build import build_model
+from crossdistill.models.weights import save_model
 from crossdistill.options import ModelOptions
-from crossdistill.weights import save_model
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 # What the weights were trained with; timm's own defaults for this name differ in the third digit.

@@ -19,9 +19,9 @@ from rich.progress import track
 from tables import summaries
 
 from crossdistill.data import EvalLoader, ImageData, open_data
-from crossdistill.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
-from crossdistill.train.evaluate import evaluate
-from crossdistill.weights import load_model
+from crossdistill.evaluation.accuracy import evaluate
+from crossdistill.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
+from crossdistill.models.weights import load_model
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from crossdistill.methods import METHODS
 from crossdistill.options import TrainingOptions
-from crossdistill.train import run
+from crossdistill.training import distill
 
 # Of a method, a run folder and a seed.
 Recipe = Callable[[str, str, int], TrainingOptions]
@@ -109,7 +109,7 @@ def run_missing(
     options.epochs = max(1, round(options.epochs * length))
     options.evaluate_every = evaluate_every or options.epochs
     options.resume = (output / "recipe.yaml").exists()
-    return run(options, Console(quiet=True))
+    return distill(options, Console(quiet=True))
 
 
 def summaries(output: Path, method: str) -> dict[int, dict[str, Any]]:

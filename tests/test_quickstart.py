@@ -10,9 +10,9 @@ import torch
 from crossdistill import quickstart
 from crossdistill.data import EvalLoader, open_data
 from crossdistill.errors import UserError
+from crossdistill.evaluation.accuracy import evaluate
+from crossdistill.models.weights import load_model
 from crossdistill.options import TrainingOptions
-from crossdistill.train.evaluate import evaluate
-from crossdistill.weights import load_model
 
 
 @pytest.mark.parametrize("pair", quickstart.PAIRS)

@@ -64,7 +64,7 @@ def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", s
     Returns:
         The summary of each run, pair by pair.
     """
-    from crossdistill.train import run as train
+    from crossdistill.training import distill
 
     console = Console()
     # A result of another seed or recipe must not be shown as this one's. The teacher's file may lie elsewhere after an
@@ -89,7 +89,7 @@ def run(methods: Sequence[str] | None = None, output: str = "runs/quickstart", s
             for options in runs:
                 console.rule(options.method.name)
                 options.resume = (Path(options.output) / "recipe.yaml").exists()
-                done.append(train(options, console, given=asked_for))
+                done.append(distill(options, console, given=asked_for))
             tables.append(_table(done, str(Path(runs[0].output).parent)))
             summaries += done
     for table in tables:
@@ -144,7 +144,7 @@ def _estimate(options: TrainingOptions) -> float:
 
     from crossdistill.data import open_data
     from crossdistill.methods import build_distiller
-    from crossdistill.train.training import build_models
+    from crossdistill.training.run import build_models
 
     data = open_data(options.data)
     student, teacher = build_models(options, data)

@@ -1,4 +1,4 @@
-"""Short forms, recipes and typed options: what reaches `crossdistill.train.run`, and what is refused in one line."""
+"""Short forms, recipes and typed options: what reaches `crossdistill.training.run`, and what is refused in one line."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import yaml
 
-import crossdistill.train
+import crossdistill.training
 from crossdistill.cli import main
 from crossdistill.errors import type_in_words
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
@@ -17,7 +17,7 @@ from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 def given(monkeypatch: pytest.MonkeyPatch) -> list[TrainingOptions]:
     """The options of the runs that the command would have started."""
     calls: list[TrainingOptions] = []
-    monkeypatch.setattr(crossdistill.train, "run", lambda options, given: calls.append(options))
+    monkeypatch.setattr(crossdistill.training, "run", lambda options, given: calls.append(options))
     return calls
 
 

@@ -12,15 +12,22 @@ from torch import Tensor
 
 from crossdistill.data import TensorSource, open_data
 from crossdistill.errors import UserCaution, UserError
-from crossdistill.methods.cakd import CAKD, ConvolutionProjector, GroupWiseLinear, LinearProjector, attend, cakd_loss
-from crossdistill.modules.attention_taps import Projections
-from crossdistill.modules.discriminator import Discriminator
-from crossdistill.modules.views import random_view
+from crossdistill.methods.cakd.cakd import (
+    CAKD,
+    ConvolutionProjector,
+    GroupWiseLinear,
+    LinearProjector,
+    attend,
+    cakd_loss,
+)
+from crossdistill.methods.cakd.critic import Discriminator
+from crossdistill.methods.cakd.views import random_view
+from crossdistill.models.weights import load_model
 from crossdistill.staged import StagedModel
-from crossdistill.weights import load_model
+from crossdistill.staged.attention import Projections
 from tiny_models import SIDE, TINY, tiny_cnn, tiny_vit
 
-PATH = "crossdistill.methods.cakd.CAKD"
+PATH = "crossdistill.methods.cakd.cakd.CAKD"
 # (teacher, student), on every kind of student; CNN and MLP teachers are refused.
 PAIRS = [("vit", "cnn"), ("swin", "cnn"), ("distilled", "cnn"), ("vit", "mlp"), ("swin", "distilled"), ("vit", "swin")]
 PAIRS += [("vit", "hybrid")]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.methods.fbt import FBT, PAIRS, info_nce_loss
-from crossdistill.modules.assistant import LocalToGlobal, teacher_is_front
+from crossdistill.methods.fbt.assistant import LocalToGlobal, teacher_is_front
+from crossdistill.methods.fbt.fbt import FBT, PAIRS, info_nce_loss
 from crossdistill.staged import StagedModel
 from tiny_models import SIDE, TINY
 

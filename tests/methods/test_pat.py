@@ -12,11 +12,11 @@ from torch import Tensor
 
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.methods.pat import PAT, hcl_loss
-from crossdistill.modules.attention import RegionAttention, sinusoidal_code
-from crossdistill.modules.projectors import MapToMap, RegionProjector, TokensToMap, TokensToTokens
-from crossdistill.modules.prompt import PromptBlock, SqueezeExcite
-from crossdistill.modules.standardizer import Standardizer
+from crossdistill.methods.pat.attention import RegionAttention, sinusoidal_code
+from crossdistill.methods.pat.pat import PAT, hcl_loss
+from crossdistill.methods.pat.projectors import MapToMap, RegionProjector, TokensToMap, TokensToTokens
+from crossdistill.methods.pat.prompt import PromptBlock, SqueezeExcite
+from crossdistill.methods.pat.standardizer import Standardizer
 from crossdistill.staged import StagedModel
 from tiny_models import SIDE, TINY
 

@@ -12,9 +12,9 @@ from crossdistill.options import TrainingOptions
 def run(arguments: list[str]) -> None:
     """Train a student as the arguments say."""
     options, given = read_options(training_parser("distill", "Train a student with a teacher."), arguments)
-    from crossdistill import train
+    from crossdistill.training import distill
 
-    train.run(options, given=given)
+    distill(options, given=given)
 
 
 def training_parser(verb: str, description: str) -> ArgumentParser:

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> None:
     from rich.progress import track
 
     from crossdistill.data import EvalLoader, open_data
-    from crossdistill.train.evaluate import corrupted_top1, evaluate
+    from crossdistill.evaluation import corrupted_top1, evaluate
 
     model = load(options)
     data = open_data(options.data, on_bad_image=options.on_bad_image)

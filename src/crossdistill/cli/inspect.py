@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from crossdistill.inspection import inspect_pair
+    from crossdistill.analysis.inspection import inspect_pair
 
     size = height_and_width(options.image_size, "image_size")
     teacher_size = height_and_width(options.teacher_image_size, "teacher_image_size") or size
@@ -69,7 +69,7 @@ def _build(
 ) -> "StagedModel":
     import timm
 
-    from crossdistill.models import build_model
+    from crossdistill.models.build import build_model
 
     name, weights = options[role.upper()], options[f"{role}_weights"]
     # A folder may be called like a model; `./resnet18` is the folder.

@@ -23,6 +23,6 @@ def run(arguments: list[str]) -> None:
     for field in dataclasses.fields(TrainingOptions):
         if field.name.startswith(_DISTILLATION) and getattr(options, field.name) != getattr(alone, field.name):
             raise UserError(f"train takes no --{field.name}, it trains a model alone; use: crossdistill distill")
-    from crossdistill import train
+    from crossdistill.training import distill
 
-    train.run(options, given=given)
+    distill(options, given=given)

@@ -3,7 +3,7 @@
 from crossdistill.data.datasets import ImageData, open_data
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
-from crossdistill.data.mixing import Mixer
+from crossdistill.data.mixup import Mixer
 from crossdistill.data.sources import FileSource, ImageSource, TensorSource
 
 __all__ = [

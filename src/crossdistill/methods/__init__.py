@@ -1,12 +1,12 @@
 """Table of contents of the methods: name -> class. Nothing is imported until a method is asked for."""
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from crossdistill.errors import UserError, nearest, type_in_words
+from crossdistill.imports import import_object
 from crossdistill.options import MethodOptions
 
 if TYPE_CHECKING:
@@ -17,27 +17,14 @@ METHODS: dict[str, str] = {
     "scratch": "crossdistill.methods.scratch.Scratch",
     "kd": "crossdistill.methods.kd.KD",
     "ofa": "crossdistill.methods.ofa.OFA",
-    "cakd": "crossdistill.methods.cakd.CAKD",
-    "fbt": "crossdistill.methods.fbt.FBT",
-    "pat": "crossdistill.methods.pat.PAT",
+    "cakd": "crossdistill.methods.cakd.cakd.CAKD",
+    "fbt": "crossdistill.methods.fbt.fbt.FBT",
+    "pat": "crossdistill.methods.pat.pat.PAT",
     "cskd": "crossdistill.methods.cskd.CSKD",
 }
 
 # Constructor arguments that are not the user's to set: the models, and facts of the run.
 NOT_HYPERPARAMETERS = ("self", "student", "teacher", "train_size")
-
-
-def import_object(path: str) -> Any:
-    """The object at a dotted path such as `my_lab.methods.Foo`.
-
-    Raises:
-        UserError: there is no such module or attribute.
-    """
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"cannot import '{path}': {error}") from error
 
 
 def load_method(name: str) -> "type[Distiller]":

@@ -34,8 +34,8 @@ from torch import Tensor
 from crossdistill.distiller import Distiller, label_loss
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.kd import kd_loss
-from crossdistill.modules.modes import eval_mode
 from crossdistill.staged import Outputs, StagedModel
+from crossdistill.staged.modes import eval_mode
 
 Kind = Literal["hard", "soft"]
 Schedule = Literal["linear", "quadratic", "cosine"]

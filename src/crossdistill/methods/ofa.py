@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from crossdistill.distiller import Distiller, hard_labels, label_loss
 from crossdistill.errors import UserError, check_range
-from crossdistill.modules.projectors import initialise
+from crossdistill.modules.initialization import initialise
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 # The grid that token branches merge down to, and the heads of their blocks, as published.

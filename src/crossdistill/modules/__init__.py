@@ -1,1 +1,1 @@
-"""Parts that methods are built of."""
+"""Parts that two or more methods are built of; what one method alone uses lies in its folder."""

@@ -4,7 +4,8 @@
 it can be run in segments; `layout.py` knows tensor layouts; `head.py` applies a classifier at every position.
 """
 
+from crossdistill.staged.card import ModelCard
 from crossdistill.staged.model import Outputs, StagedModel
 from crossdistill.staged.probe import Stage
 
-__all__ = ["Outputs", "Stage", "StagedModel"]
+__all__ = ["ModelCard", "Outputs", "Stage", "StagedModel"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from crossdistill.errors import UserError
+from crossdistill.staged.card import ModelCard
 from crossdistill.staged.head import apply_at_every_position
 from crossdistill.staged.layout import from_map, to_map
 from crossdistill.staged.plan import Plan, Stage, run_steps
 from crossdistill.staged.probe import STAGE_PROPORTION, probe
 from crossdistill.staged.taps import Entered, Gate, InputTap, OutputTap, Recorder
-
-if TYPE_CHECKING:
-    from crossdistill.weights import ModelCard
 
 
 @dataclass
@@ -83,7 +81,7 @@ class StagedModel(nn.Module):
 
     mean: Tensor
     std: Tensor
-    card: "ModelCard"  # set by `crossdistill.models.build_model`
+    card: ModelCard  # set by `crossdistill.models.build_model`
 
     def __init__(
         self,

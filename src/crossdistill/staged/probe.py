@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from crossdistill.errors import UserError
 from crossdistill.staged.head import describe_head
 from crossdistill.staged.layout import Grid, find_glue, from_map, possible_grids, to_map
-from crossdistill.staged.mixing import mixing_kinds
+from crossdistill.staged.operations import mixing_kinds
 from crossdistill.staged.plan import Plan, Stage, Step, run_steps
 from crossdistill.staged.trace import Call, Trace, trace_run
 

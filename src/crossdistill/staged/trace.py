@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
-from crossdistill.staged.mixing import Operation, OperationWatch
+from crossdistill.staged.operations import Operation, OperationWatch
 
 
 @dataclass(eq=False)

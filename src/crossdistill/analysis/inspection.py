@@ -1,0 +1,229 @@
+"""A teacher and a student side by side: their stages, and what each method costs for the pair."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from crossdistill.errors import UserError
+from crossdistill.methods import build_distiller, load_method
+from crossdistill.options import MethodOptions
+from crossdistill.staged import Stage, StagedModel
+from crossdistill.staged.modes import eval_mode
+
+# Batch norms cannot train on a single image.
+_BATCH = 2
+# Methods with a memory bank ask for the number of training images, which no cost reported here depends on.
+_TRAIN_SIZE = 50_000
+
+
+@dataclass
+class ModelSummary:
+    """One model of the pair.
+
+    Attributes:
+        name: as it was built.
+        parameters: number of parameters.
+        macs: multiply-accumulate operations of one image's forward pass.
+        num_classes: 0 without a head.
+        image_size: (height, width) in pixels.
+        segments_refusal: why the model does not run in segments; empty where it does.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    num_classes: int
+    image_size: tuple[int, int]
+    segments_refusal: str
+
+
+@dataclass
+class MethodCost:
+    """What a method costs for the pair, or why it does not fit.
+
+    Attributes:
+        name: the method.
+        extra_parameters: trainable parameters beside the student's.
+        macs: multiply-accumulate operations of one image's training forward (student, teacher and extra parts).
+        refusal: why the method does not fit the pair; empty where it does.
+    """
+
+    name: str
+    extra_parameters: int = 0
+    macs: int = 0
+    refusal: str = ""
+
+
+@dataclass
+class Inspection:
+    """What `crossdistill inspect` shows.
+
+    Attributes:
+        teacher: the teacher's summary.
+        student: the student's summary.
+        pairs: stages that stand for the same depth; None where one model has fewer.
+        methods: in the order asked for.
+    """
+
+    teacher: ModelSummary
+    student: ModelSummary
+    pairs: list[tuple[Stage | None, Stage | None]]
+    methods: list[MethodCost]
+
+    def render(self, console: Console) -> None:
+        """Print three tables: the models, their stages, the methods."""
+        console.print(Group(self._models_table(), self._stages_table(), self._methods_table()))
+
+    def _models_table(self) -> Table:
+        table = Table(title="models", title_justify="left")
+        for column in ("", "teacher", "student"):
+            table.add_column(column, overflow="fold")
+        pair = (self.teacher, self.student)
+        table.add_row("name", *(model.name for model in pair))
+        table.add_row("parameters", *(_short(model.parameters) for model in pair))
+        table.add_row("MACs per image", *(_short(model.macs) for model in pair))
+        table.add_row("image size", *(_grid(model.image_size) for model in pair))
+        table.add_row("classes", *(str(model.num_classes or "no head") for model in pair))
+        table.add_row(
+            "runs in segments",
+            *(f"no: {model.segments_refusal}" if model.segments_refusal else "yes" for model in pair),
+        )
+        return table
+
+    def _stages_table(self) -> Table:
+        table = Table(
+            title="stages, matched by depth",
+            title_justify="left",
+            caption="features: channels@grid, +1 for a class or register token; mixing: what mixes positions",
+            caption_justify="left",
+        )
+        for column in ("teacher", "features", "mixing", "student", "features", "mixing"):
+            table.add_column(column, overflow="fold")
+        for teacher, student in self.pairs:
+            table.add_row(*_stage_cells(teacher), *_stage_cells(student))
+        return table
+
+    def _methods_table(self) -> Table:
+        table = Table(
+            title="methods",
+            title_justify="left",
+            caption="MACs: one training forward (student, teacher, extra parts) per image, backward not counted",
+            caption_justify="left",
+        )
+        for column in ("method", "extra parameters", "MACs", "fits"):
+            table.add_column(column, overflow="fold")
+        for method in self.methods:
+            if method.refusal:
+                table.add_row(method.name, "-", "-", f"no: {method.refusal}")
+            else:
+                table.add_row(method.name, _short(method.extra_parameters), _short(method.macs), "yes")
+        return table
+
+
+def inspect_pair(teacher: StagedModel, student: StagedModel, methods: Sequence[str]) -> Inspection:
+    """Compare two models and price methods, with their default hyper-parameters, for the pair.
+
+    The models keep their weights, buffers and mode; every method runs on a copy of the student. The teacher is frozen
+    afterwards, as in any distillation.
+
+    Args:
+        teacher: the model to learn from.
+        student: the model to train.
+        methods: names or dotted paths.
+
+    Raises:
+        UserError: there is no such method, or the student has no head.
+    """
+    if student.num_classes == 0:
+        raise UserError(f"the student {student.name} has no head: give --num_classes")
+    for name in methods:
+        load_method(name)
+    return Inspection(
+        teacher=_summarise(teacher),
+        student=_summarise(student),
+        pairs=pair_stages(teacher.stages, student.stages),
+        methods=[price(MethodOptions(name), teacher, student) for name in methods],
+    )
+
+
+def price(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> MethodCost:
+    """What a method costs for a pair.
+
+    Args:
+        method: its name and hyper-parameters.
+        teacher: is frozen afterwards, as in any distillation.
+        student: stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            distiller = build_distiller(method, copy.deepcopy(student), teacher, train_size=_TRAIN_SIZE)
+        except UserError as error:
+            return MethodCost(method.name, refusal=str(error))
+        images = _images(student)
+        labels = torch.arange(_BATCH, device=images.device) % student.num_classes
+        distiller.to(images.device).train()
+        distiller.prepare([images])
+        macs = _macs(lambda: distiller(images, labels, indices=torch.arange(_BATCH, device=images.device)))
+    return MethodCost(method.name, distiller.extra_parameters(), macs)
+
+
+def pair_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[tuple[Stage | None, Stage | None]]:
+    """Stages of the same depth, counted from the end, where both models are closest to the answer."""
+    depth = max(len(teacher), len(student))
+
+    def padded(stages: Sequence[Stage]) -> list[Stage | None]:
+        return [None] * (depth - len(stages)) + list(stages)
+
+    return list(zip(padded(teacher), padded(student), strict=True))
+
+
+def _summarise(model: StagedModel) -> ModelSummary:
+    images = _images(model)
+    with eval_mode(model):
+        macs = _macs(lambda: model(images))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelSummary(
+        model.name,
+        parameters,
+        macs,
+        model.num_classes,
+        model.image_size,
+        "" if model.exact_segments else model.segments_refusal,
+    )
+
+
+def _images(model: StagedModel) -> torch.Tensor:
+    """A grey batch of the model's size: what is counted depends on shapes alone."""
+    return torch.full((_BATCH, 3, *model.image_size), 0.5, device=next(model.parameters()).device)
+
+
+def _macs(run: Callable[[], Any]) -> int:
+    """Multiply-accumulate operations per image; matrix products and convolutions, which is nearly all there is."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    # The counter counts a multiply-accumulate as two operations.
+    return counter.get_total_flops() // (2 * _BATCH)
+
+
+def _stage_cells(stage: Stage | None) -> tuple[str, str, str]:
+    if stage is None:
+        return "-", "-", "-"
+    tokens = f" +{stage.prefix_tokens}" if stage.prefix_tokens else ""
+    return stage.path, f"{stage.channels}@{_grid(stage.size)}{tokens}", ", ".join(stage.mixing) or "-"
+
+
+def _grid(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _short(number: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)

@@ -1,0 +1,50 @@
+"""What a weights file must say of its model, so that the file alone is enough."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass
+class ModelCard:
+    """How a model was built: what a weights file must say so that the file alone is enough.
+
+    Attributes:
+        name: timm name, `hf-hub:` or `local-dir:` name, or the dotted path of a callable.
+        kwargs: arguments that the model was created with, as the user gave them.
+        num_classes: number of outputs, 0 for a model without head.
+        classes: names of the outputs in their order, where they are known.
+        image_size: (height, width) in pixels.
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
+        stem_stride: total stride that the stem was lowered to, None where it is as built.
+        stage_ends: comma-separated module paths of the stage ends, None where they were found.
+        head_trained: whether the classifier comes from training, not from initialisation. Not written to files.
+        weights: `none`, `pretrained`, or the file that was read. Not written to files.
+    """
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 0
+    classes: list[str] | None = None
+    image_size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    stem_stride: int | None = None
+    stage_ends: str | None = None
+    head_trained: bool = False
+    weights: str = "none"
+
+    def to_json(self) -> str:
+        """The part of the card that belongs to the weights, wherever the file goes."""
+        card = asdict(self)
+        del card["head_trained"], card["weights"]
+        return json.dumps(card)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelCard":
+        known = {f.name for f in fields(cls)}
+        card = cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        card.image_size = (card.image_size[0], card.image_size[1])
+        card.mean, card.std = tuple(card.mean), tuple(card.std)
+        return card

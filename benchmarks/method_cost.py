@@ -23,7 +23,7 @@ from side_by_side import peaks, take_turns
 from crossdistill.analysis.inspection import price
 from crossdistill.data import open_data
 from crossdistill.methods import METHODS, build_distiller
-from crossdistill.models.build import build_model
+from crossdistill.models import build_model
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import StagedModel
 from crossdistill.training.devices import peak_memory

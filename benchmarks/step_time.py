@@ -23,7 +23,7 @@ from torch import nn
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader, open_data
 from crossdistill.functional import kd_loss
 from crossdistill.methods.kd import KD
-from crossdistill.models.build import build_model
+from crossdistill.models import build_model
 from crossdistill.options import ModelOptions, TrainingOptions
 from crossdistill.training.devices import make_fabric, peak_memory
 from crossdistill.training.run_folder import RunFolder

@@ -18,8 +18,7 @@ import timm
 import torch
 from timm.data import ImageNetInfo
 
-from crossdistill.models.build import build_model
-from crossdistill.models.weights import save_model
+from crossdistill.models import build_model, save_model
 from crossdistill.options import ModelOptions
 
 ARCHITECTURE = "tf_efficientnet_lite0"

@@ -21,7 +21,7 @@ from tables import summaries
 from crossdistill.data import EvalLoader, ImageData, open_data
 from crossdistill.evaluation.accuracy import evaluate
 from crossdistill.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
-from crossdistill.models.weights import load_model
+from crossdistill.models import load_model
 
 
 def main() -> None:

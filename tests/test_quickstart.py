@@ -11,7 +11,7 @@ from crossdistill import quickstart
 from crossdistill.data import EvalLoader, open_data
 from crossdistill.errors import UserError
 from crossdistill.evaluation.accuracy import evaluate
-from crossdistill.models.weights import load_model
+from crossdistill.models import load_model
 from crossdistill.options import TrainingOptions
 
 

@@ -1,36 +1,57 @@
 """The frame that every method fills: a student, a frozen teacher, and named, weighted loss terms."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossdistill.data import Batch
 from crossdistill.errors import UserError
 from crossdistill.staged import Outputs, StagedModel
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method reads, as data: constructors, `inspect`, `methods` and the checks before training go by it.
+
+    The words are the names of the fields of `Outputs`; "features.3" and "prefix.3" are those of one stage, counted from
+    1. Beside them, "attention" is taken by an `AttentionTap`, and "segments" says that the model runs stage by stage.
+
+    Args:
+        teacher: what is read of the teacher; a method that reads nothing of it is trained without one.
+        student: what is read of the student, beside what its label terms read.
+        labels: whether there is no step without labels.
+    """
+
+    teacher: Set[str] = frozenset()
+    student: Set[str] = frozenset()
+    labels: bool = False
 
 
 class Distiller(nn.Module):
     """Base of all methods. `forward(images, labels)` returns the loss terms; the loss is their sum.
 
-    A method is a subclass that owns its extra parts (projectors, prompts, memory banks) as submodules, parameters and
-    buffers, so that they are trained, moved and saved with it. Everything that is trained runs inside `forward`: that
-    is the one call that the training loop makes, and what `DistributedDataParallel` and `torch.compile` wrap.
+    A method is a subclass that says what it reads (`needs`), owns its extra parts (projectors, prompts, memory banks)
+    as submodules, parameters and buffers, so that they are trained, moved and saved with it, and gives its loss terms
+    from the outputs of both models (`terms`). One that shows the models something else than the images, or runs them
+    in another way, overrides `run_models` too. Everything that is trained runs inside `forward`: that is the one call
+    that the training loop makes, and what `DistributedDataParallel` and `torch.compile` wrap.
 
     The teacher is frozen, stays in eval mode whatever `train()` is told, and is in no state dict.
 
     Args:
         student: the model that is trained.
-        teacher: the model that is learnt from; None only for methods with `needs_teacher = False`.
+        teacher: the model that is learnt from; None only for methods that need nothing of it.
+        label_weight: weight of the label terms.
 
     Raises:
-        UserError: the method does not fit the pair (raised by the subclasses' constructors, with the reason).
+        UserError: the method does not fit the pair (raised by the subclasses' constructors too, with the reason).
     """
 
-    needs_teacher: ClassVar[bool] = True
-    # False for methods that learn from features only: they accept a teacher without a head.
-    needs_teacher_logits: ClassVar[bool] = True
+    # What every pair is asked for; a constructor may `declare` more, which its pair or hyper-parameters ask for.
+    needs: Needs = Needs()
     # How finely the loop advances `progress`: with every optimiser step, or only when an epoch begins.
     progress_unit: Literal["iteration", "epoch"] = "iteration"
     # Optimiser steps of the student for one of the critic.
@@ -41,17 +62,12 @@ class Distiller(nn.Module):
 
     progress: Tensor
 
-    def __init__(self, student: StagedModel, teacher: StagedModel | None = None) -> None:
+    def __init__(self, student: StagedModel, teacher: StagedModel | None = None, label_weight: float = 1.0) -> None:
         super().__init__()
-        if self.needs_teacher and teacher is None:
-            raise UserError(f"{type(self).__name__} needs a teacher: give --teacher and --teacher_weights")
-        if self.needs_teacher and self.needs_teacher_logits and teacher is not None and not teacher.num_classes:
-            raise UserError(
-                f"{type(self).__name__} learns from the teacher's logits and {teacher.name} has no head: "
-                "choose a method that learns from features only, or a teacher with a classifier"
-            )
         self.student = student
         self.teacher = teacher
+        self.label_weight = label_weight
+        self.declare(teacher=self.needs.teacher, student=self.needs.student)
         if teacher is not None:
             teacher.requires_grad_(False)
             teacher.eval()
@@ -80,10 +96,29 @@ class Distiller(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def declare(self, *, teacher: Set[str] = frozenset(), student: Set[str] = frozenset()) -> None:
+        """Add to what this method needs of its models.
+
+        Args:
+            teacher: as in `Needs`.
+            student: as in `Needs`.
+
+        Raises:
+            UserError: a model does not give it; there is no teacher.
+        """
+        self.needs = Needs(self.needs.teacher | teacher, self.needs.student | student, self.needs.labels)
+        name = type(self).__name__
+        if self.needs.teacher and self.teacher is None:
+            raise UserError(f"{name} needs a teacher: give --teacher and --teacher_weights")
+        for model, wanted in ((self.teacher, teacher), (self.student, student)):
+            for need in sorted(wanted):
+                assert model is not None
+                model.require(need.partition(".")[0], name)
+
     def forward(
         self,
         images: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         *,
         indices: Tensor | None = None,
         teacher_outputs: Outputs | None = None,
@@ -92,20 +127,49 @@ class Distiller(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1]; each model normalises for itself.
-            labels: (B,) class indices or (B, K) soft labels.
+            labels: (B,) class indices or (B, K) soft labels; None where there are none: no label terms then.
             indices: (B,) positions of the images in the training set, for memory banks.
             teacher_outputs: what the teacher says of these images, where it is known already.
 
         Returns:
             Named scalar terms, already weighted.
+
+        Raises:
+            UserError: the method needs labels.
+        """
+        if labels is None and self.needs.labels:
+            raise UserError(f"{type(self).__name__} learns from labels too, and these images have none")
+        batch = Batch(images, labels, indices)  # type: ignore[arg-type]
+        student, teacher = self.run_models(batch, teacher_outputs)
+        terms = self.label_terms(student, labels) if labels is not None else {}
+        weighted = {name: self.label_weight * term for name, term in terms.items()}
+        return weighted | self.terms(student, teacher, batch)
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """The method's own loss terms: named scalars, weighted.
+
+        Args:
+            student: what the student says of the batch.
+            teacher: what the teacher says of it, without gradient; nothing, where there is no teacher.
+            batch: images, labels and indices, as `forward` was given them.
         """
         raise NotImplementedError
+
+    def label_terms(self, student: Outputs, labels: Tensor) -> dict[str, Tensor]:
+        """The loss of the student's own task, unweighted: the student knows it."""
+        return self.student.label_terms(student, labels)
+
+    def run_models(self, batch: Batch, teacher_outputs: Outputs | None) -> tuple[Outputs, Outputs]:
+        """What the student and the teacher say of a batch; the teacher first, and without gradient."""
+        teacher = self.teach(batch.images, teacher_outputs)
+        return self.student(batch.images), teacher
 
     def teach(self, images: Tensor, teacher_outputs: Outputs | None = None) -> Outputs:
         """The teacher's outputs, without gradient: the given ones, or one pass over the images."""
         if teacher_outputs is not None:
             return teacher_outputs
-        assert self.teacher is not None
+        if self.teacher is None:
+            return Outputs()
         with torch.no_grad():
             return self.teacher(images)
 
@@ -149,16 +213,6 @@ class Distiller(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameter names that take no weight decay: what the student asks for, under its name here."""
         return {f"student.{name}" for name in self.student.no_weight_decay()}
-
-
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with (B,) class indices or (B, K) soft labels, mean over images."""
-    return F.cross_entropy(logits, labels)
-
-
-def hard_labels(labels: Tensor) -> Tensor:
-    """(B,) class indices; of (B, K) soft labels the most likely class."""
-    return labels.argmax(dim=1) if labels.ndim == 2 else labels
 
 
 def _drop_teacher(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from crossdistill.analysis.inspection import inspect_pair, pair_stages
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.models.build import build_model
+from crossdistill.models import build_model
 from crossdistill.options import ModelOptions
 from crossdistill.staged import StagedModel
 

@@ -22,7 +22,7 @@ from crossdistill.methods.cakd.cakd import (
 )
 from crossdistill.methods.cakd.critic import Discriminator
 from crossdistill.methods.cakd.views import random_view
-from crossdistill.models.weights import load_model
+from crossdistill.models import load_model
 from crossdistill.staged import StagedModel
 from crossdistill.staged.attention import Projections
 from tiny_models import SIDE, TINY, tiny_cnn, tiny_vit
@@ -297,7 +297,7 @@ def test_paper_terms_by_hand() -> None:
     method = make().eval()
     images, labels = contract.batch()
     terms = method(images, labels)
-    student, (_, taken) = method.student(images), method.tap(images)
+    student, taken = method.student(images), method.tap(images).attention
     feature, projector = student.features[method.stage], method.pca_projector
     assert isinstance(projector, ConvolutionProjector)
     layers = (projector.queries, projector.keys, projector.values)
@@ -321,7 +321,8 @@ def test_released_terms_by_hand() -> None:
     method.progress.fill_(0.5)  # w(60) = 0.2
     images, labels = contract.batch()
     terms = method(images, labels)
-    teacher, taken = method.tap(images)
+    teacher = method.tap(images)
+    taken = teacher.attention
     student = method.student(images)
     feature = student.features[method.stage]
     heads, width = 16, feature.shape[1]

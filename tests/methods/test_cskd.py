@@ -16,7 +16,7 @@ from crossdistill.errors import UserCaution, UserError
 from crossdistill.methods import METHODS, build_distiller
 from crossdistill.methods.cskd import CSKD, cskd_loss, fuse, logits_with_patches, match_grids
 from crossdistill.methods.kd import kd_loss
-from crossdistill.models.stem import lower_stem_stride
+from crossdistill.models import lower_stem_stride
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Outputs, StagedModel
 from tiny_models import SIDE, TINY, tiny_cnn, tiny_hybrid

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from crossdistill.errors import UserError
-from crossdistill.models.build import build_model, read_class_map
+from crossdistill.models import build_model, read_class_map, save_model
 from crossdistill.models.create import is_dotted_path
-from crossdistill.models.weights import save_model
 from crossdistill.options import ModelOptions
 
 VIT = ModelOptions("test_vit", {"img_size": 32, "patch_size": 8})

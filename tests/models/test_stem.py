@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from crossdistill.errors import UserError
-from crossdistill.models.stem import lower_stem_stride
+from crossdistill.models import lower_stem_stride
 from crossdistill.staged import StagedModel
 
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
-from crossdistill.models.build import build_model
-from crossdistill.models.weights import ModelCard, load_model, load_weights, read_weights, save_model
+from crossdistill.models import build_model, load_model, load_weights, read_weights, save_model
 from crossdistill.options import ModelOptions
-from crossdistill.staged import StagedModel
+from crossdistill.staged import ModelCard, StagedModel
 
 VIT = ModelOptions("test_vit", {"img_size": 32, "patch_size": 8})
 

@@ -95,10 +95,11 @@ def test_attention_over_all_tokens_is_the_modules_own(kind: str) -> None:
     returned: list[Tensor] = []
     attention.register_forward_hook(lambda m, a, out: returned.append(out[0] if isinstance(out, tuple) else out))
     with torch.no_grad():
-        outputs, projections = tap(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64), prefix=True)
+        outputs = tap(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64), prefix=True)
+        projections = outputs.attention
     actual = _recomputed(attention, projections)
     assert (actual - returned[-1]).norm() <= 1e-9 * returned[-1].norm()
-    patches = tap(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64))[1]
+    patches = tap(torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)).attention
     for part in patches:
         assert part.shape == (2, tap.heads, math.prod(tap.size), tap.head_size)
     assert outputs.final.shape[1:] == tap.final_shape
@@ -119,7 +120,7 @@ def test_shifted_and_padded_windows_are_brought_back_to_the_grid(size: tuple[int
     grids: list[Tensor] = []
     block.norm1.register_forward_hook(lambda m, a, out: grids.append(out))
     with torch.no_grad():
-        _, projections = tap(torch.rand(2, 3, *size, dtype=torch.float64))
+        projections = tap(torch.rand(2, 3, *size, dtype=torch.float64)).attention
         queries, keys, values = block.attn.qkv(grids[-1].flatten(1, 2)).chunk(3, dim=2)
     for part, whole in zip(projections, (queries, keys, values), strict=True):
         torch.testing.assert_close(part.transpose(1, 2).flatten(2), whole, rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crossdistill.data import ImageData, TensorSource
 from crossdistill.errors import UserError
-from crossdistill.models.build import build_model
+from crossdistill.models import build_model
 from crossdistill.options import ModelOptions
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.training.preflight import check_teacher

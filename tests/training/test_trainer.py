@@ -13,9 +13,10 @@ import torch
 from helpers import metrics, quiet_run, tiny_options
 from torch import Tensor, nn
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError
-from crossdistill.models.weights import load_model
+from crossdistill.models import load_model
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import Outputs
 from crossdistill.training import distill
@@ -30,11 +31,10 @@ HERE = f"{__name__}."
 class NotANumber(Distiller):
     """Its second term is not finite from the middle of training on."""
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, indices: Any = None, teacher_outputs: Outputs | None = None
-    ) -> dict[str, Tensor]:
-        loss = label_loss(self.student(images).logits, labels)
-        return {"labels": loss, "broken": loss * torch.where(self.progress > 0.5, math.nan, 1.0)}
+    needs = Needs(teacher={"logits"}, student={"logits"})
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {"broken": student.logits.mean() * torch.where(self.progress > 0.5, math.nan, 1.0)}
 
 
 class Critic(nn.Module):
@@ -49,6 +49,7 @@ class Critic(nn.Module):
 class Adversarial(Distiller):
     """Logits of the teacher are real, those of the student fake."""
 
+    needs = Needs(teacher={"logits"}, student={"logits"})
     critic_every = 2
     critic_learning_rate = 0.1
 
@@ -56,12 +57,9 @@ class Adversarial(Distiller):
         super().__init__(student, teacher)
         self.critic = Critic()
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, indices: Any = None, teacher_outputs: Outputs | None = None
-    ) -> dict[str, Tensor]:
-        teacher, student = self.teach(images, teacher_outputs), self.student(images)
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         self.critic_batch = (teacher.logits.detach(), student.logits.detach())
-        return {"labels": label_loss(student.logits, labels)}
+        return {}
 
 
 def test_run_folder_holds_what_it_should(image_folder: Path, tmp_path: Path) -> None:

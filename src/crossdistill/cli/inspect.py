@@ -69,7 +69,7 @@ def _build(
 ) -> "StagedModel":
     import timm
 
-    from crossdistill.models.build import build_model
+    from crossdistill.models import build_model
 
     name, weights = options[role.upper()], options[f"{role}_weights"]
     # A folder may be called like a model; `./resnet18` is the folder.

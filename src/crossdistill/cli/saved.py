@@ -30,7 +30,7 @@ def load(options: Namespace) -> "StagedModel":
     Raises:
         UserError: no such file, a file that does not say what model it holds, a refused size, no such device.
     """
-    from crossdistill.models.build import build_model
+    from crossdistill.models import build_model
     from crossdistill.models.weights import weights_file
     from crossdistill.options import ModelOptions, height_and_width
 

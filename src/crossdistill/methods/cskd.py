@@ -31,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.staged import Outputs, StagedModel
@@ -147,6 +148,8 @@ class CSKD(Distiller):
             positions and averages DeiT's term over classes.
     """
 
+    needs = Needs(teacher={"logits", "final"}, student={"head_logits", "final"})
+
     def __init__(
         self,
         student: StagedModel,
@@ -162,7 +165,7 @@ class CSKD(Distiller):
         spatial_weight: float = 1.0,
         variant: Literal["paper", "released"] = "paper",
     ) -> None:
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, label_weight)
         check_range("cskd", above=0, temperature=temperature)
         _check_pair(student, teacher)
         self.kind: Kind = kind
@@ -171,26 +174,18 @@ class CSKD(Distiller):
         self.progress_unit = progress_unit
         self.logit_kind: Kind = logit_kind
         self.temperature = temperature
-        self.label_weight = label_weight
         self.logit_weight = logit_weight
         self.spatial_weight = spatial_weight
         self.variant = variant
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        teacher = self.teach(images, teacher_outputs)
-        student = self.student(images)
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {
-            "labels": self.label_weight * label_loss(student.head_logits["class"], labels),
             "logits": self.logit_weight * self.logit_loss(student, teacher),
             "spatial": self.spatial_weight * self.spatial_loss(student, teacher),
         }
+
+    def label_terms(self, student: Outputs, labels: Tensor) -> dict[str, Tensor]:
+        return {"labels": F.cross_entropy(student.head_logits["class"], labels)}
 
     def logit_loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """DeiT's term: the distillation token's head, where there is one, learns the teacher's answer."""

@@ -8,7 +8,8 @@ independent of T. The paper states no weights; the defaults here are this projec
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.staged import Outputs, StagedModel
 
@@ -37,6 +38,8 @@ class KD(Distiller):
         teacher_weight: weight of the divergence from the teacher.
     """
 
+    needs = Needs(teacher={"logits"}, student={"logits"})
+
     def __init__(
         self,
         student: StagedModel,
@@ -45,23 +48,11 @@ class KD(Distiller):
         label_weight: float = 0.1,
         teacher_weight: float = 0.9,
     ) -> None:
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, label_weight)
         check_range("kd", above=0, temperature=temperature)
         self.temperature = temperature
-        self.label_weight = label_weight
         self.teacher_weight = teacher_weight
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        teacher = self.teach(images, teacher_outputs)
-        student = self.student(images)
-        return {
-            "labels": self.label_weight * label_loss(student.logits, labels),
-            "logits": self.teacher_weight * kd_loss(student.logits, teacher.logits, self.temperature),
-        }
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        loss = kd_loss(student.logits, teacher.logits, self.temperature)
+        return {"logits": self.teacher_weight * loss}

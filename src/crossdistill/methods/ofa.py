@@ -28,7 +28,8 @@ from timm.models.swin_transformer import PatchMerging
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from crossdistill.distiller import Distiller, hard_labels, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.modules.initialization import initialise
 from crossdistill.staged import Outputs, Stage, StagedModel
@@ -52,7 +53,8 @@ def ofa_loss(
     """
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.softmax(teacher_logits / temperature, dim=1)
-    target = F.one_hot(hard_labels(labels), student.shape[1]).to(teacher.dtype)
+    hard = labels.argmax(dim=1) if labels.ndim == 2 else labels
+    target = F.one_hot(hard, student.shape[1]).to(teacher.dtype)
     return -(((teacher + target) ** gamma - target) * student).sum(dim=1).mean()
 
 
@@ -70,6 +72,8 @@ class OFA(Distiller):
         stages: which stages have a branch, counted from 1; default: all.
     """
 
+    needs = Needs(teacher={"logits"}, student={"logits", "features", "prefix"}, labels=True)
+
     def __init__(
         self,
         student: StagedModel,
@@ -81,7 +85,7 @@ class OFA(Distiller):
         stage_weight: float = 1.0,
         stages: list[int] | None = None,
     ) -> None:
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, label_weight)
         check_range("ofa", above=0, temperature=temperature)
         depth = len(student.stages)
         stages = list(range(1, depth + 1)) if stages is None else sorted(set(stages))
@@ -95,30 +99,17 @@ class OFA(Distiller):
         self.stages = [stage - 1 for stage in stages]
         self.gammas = gammas
         self.temperature = temperature
-        self.label_weight = label_weight
         self.logit_weight = logit_weight
         self.stage_weight = stage_weight
         self.branches = nn.ModuleList(_branch(student, teacher, stage) for stage in self.stages)
         self.branches.apply(initialise)
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        teacher = self.teach(images, teacher_outputs)
-        student = self.student(images)
-        terms = {
-            "labels": self.label_weight * label_loss(student.logits, labels),
-            "logits": self.logit_weight
-            * ofa_loss(student.logits, teacher.logits, labels, self.gammas[-1], self.temperature),
-        }
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        loss = ofa_loss(student.logits, teacher.logits, batch.labels, self.gammas[-1], self.temperature)
+        terms = {"logits": self.logit_weight * loss}
         for stage, branch, gamma in zip(self.stages, self.branches, self.gammas, strict=False):
             logits = branch(student.features[stage], student.prefix[stage])
-            loss = ofa_loss(logits, teacher.logits, labels, gamma, self.temperature)
+            loss = ofa_loss(logits, teacher.logits, batch.labels, gamma, self.temperature)
             terms[f"stage{stage + 1}"] = self.stage_weight * loss
         return terms
 

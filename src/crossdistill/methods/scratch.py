@@ -2,21 +2,15 @@
 
 from torch import Tensor
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.staged import Outputs
 
 
 class Scratch(Distiller):
     """The student alone, on the labels."""
 
-    needs_teacher = False
+    needs = Needs(labels=True)
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        return {"labels": label_loss(self.student(images).logits, labels)}
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {}

@@ -5,7 +5,8 @@ it can be run in segments; `layout.py` knows tensor layouts; `head.py` applies a
 """
 
 from crossdistill.staged.card import ModelCard
-from crossdistill.staged.model import Outputs, StagedModel
+from crossdistill.staged.model import StagedModel
+from crossdistill.staged.outputs import Outputs, Projections
 from crossdistill.staged.probe import Stage
 
-__all__ = ["ModelCard", "Outputs", "Stage", "StagedModel"]
+__all__ = ["ModelCard", "Outputs", "Projections", "Stage", "StagedModel"]

@@ -12,7 +12,7 @@ recomputed from them, with the module's own position bias, must equal what the m
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,29 +20,16 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
-from crossdistill.staged import Outputs, StagedModel
+from crossdistill.staged.model import StagedModel
 from crossdistill.staged.modes import eval_mode
+from crossdistill.staged.outputs import Outputs, Projections
 from crossdistill.staged.taps import Recorder
 
 _TOLERANCE = 1e-9
 
 
-class Projections(NamedTuple):
-    """What attention is computed from; `softmax(queries keys^T / sqrt(d)) values`, up to a position bias.
-
-    Args:
-        queries: (B, heads, N, d).
-        keys: (B, heads, N, d).
-        values: (B, heads, N, d).
-    """
-
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-
-
 class AttentionTap:
-    """Runs a model and gives the projections of its last attention block beside the outputs.
+    """Runs a model and gives the projections of its last attention block with the outputs.
 
     The tap is no module and keeps the model's modules to itself, so it may be an attribute of a module that must not
     own them. Outside of its calls its hook does nothing.
@@ -65,12 +52,7 @@ class AttentionTap:
 
     def __init__(self, model: StagedModel, what: str) -> None:
         stage = model.stages[-1]
-        if "attention" not in stage.mixing:
-            raise UserError(
-                f"{what} learns from the last attention block of a Transformer, and the last stage of {model.name} has "
-                f"no attention ({', '.join(stage.mixing) or 'nothing'} mixes its positions): choose a Transformer as "
-                "the teacher, or a method for any pair (fbt, pat, ofa, kd)"
-            )
+        model.require("attention", what)
         self._model = (model,)
         self.size = stage.size
         self.prefix_tokens = stage.prefix_tokens
@@ -88,7 +70,7 @@ class AttentionTap:
         self.heads, self.head_size = projections.queries.shape[1], projections.queries.shape[3]
         self._attention.register_forward_pre_hook(_InputTap(self._recorder), with_kwargs=True)
 
-    def __call__(self, images: Tensor, prefix: bool = False) -> tuple[Outputs, Projections]:
+    def __call__(self, images: Tensor, prefix: bool = False) -> Outputs:
         """Run the model.
 
         Args:
@@ -96,7 +78,7 @@ class AttentionTap:
             prefix: give class and register tokens too, in front of the patch tokens.
 
         Returns:
-            The outputs, and the projections of the tokens of the grid, row by row.
+            The outputs; their `attention` is that of the tokens of the grid, row by row.
         """
         with self._recorder:
             outputs = self._model[0](images)
@@ -105,7 +87,8 @@ class AttentionTap:
         projections = project(self._attention, tokens, record.get("rope"))
         if self.prefix_tokens and not prefix:
             projections = Projections(*(part[:, :, self.prefix_tokens :] for part in projections))
-        return outputs, projections
+        outputs.attention = projections
+        return outputs
 
 
 class Windows:

@@ -1,7 +1,6 @@
 """`StagedModel`: one way to look at every image classifier."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,32 +12,10 @@ from crossdistill.errors import UserError
 from crossdistill.staged.card import ModelCard
 from crossdistill.staged.head import apply_at_every_position
 from crossdistill.staged.layout import from_map, to_map
+from crossdistill.staged.outputs import Outputs
 from crossdistill.staged.plan import Plan, Stage, run_steps
 from crossdistill.staged.probe import STAGE_PROPORTION, probe
 from crossdistill.staged.taps import Entered, Gate, InputTap, OutputTap, Recorder
-
-
-@dataclass
-class Outputs:
-    """What a model says of a batch.
-
-    Args:
-        logits: (B, K), the model's own answer; (B, 0) for a model without a head.
-        head_logits: (B, K) of each head: "class", and "distillation" where there is one (timm averages the two). Empty
-            without a head.
-        features: (B, C_k, H_k, W_k) of each stage that was run, as the stage ends.
-        prefix: class and register tokens (B, P, C_k) of each of these stages, or None.
-        final: (B, D, H, W), what is pooled: behind the last norm or convolution, patch positions only.
-        pooled: (B, D) what the classifier layer reads; without a head, what the model returns; with a head that is no
-            linear layer, the mean of `final`.
-    """
-
-    logits: Tensor
-    head_logits: dict[str, Tensor]
-    features: list[Tensor]
-    prefix: list[Tensor | None]
-    final: Tensor
-    pooled: Tensor
 
 
 class StagedModel(nn.Module):
@@ -139,6 +116,42 @@ class StagedModel(nn.Module):
     def segments_refusal(self) -> str:
         """Why the model cannot be run in segments; "" if it can."""
         return self._plan.refusal
+
+    def require(self, need: str, what: str) -> None:
+        """Refuse a model that does not give what a method needs.
+
+        Args:
+            need: a word of `crossdistill.distiller.Needs`.
+            what: what needs it, as the subject of a sentence ("FBT", "the prompt of PAT").
+
+        Raises:
+            UserError: with the model's name, the reason and what would fit.
+        """
+        if need in ("logits", "head_logits") and not self.num_classes:
+            raise UserError(
+                f"{what} learns from the teacher's logits and {self.name} has no head: "
+                "choose a method that learns from features only, or a teacher with a classifier"
+            )
+        if need == "segments":
+            self.require_segments(what)
+        if need == "attention" and "attention" not in self.stages[-1].mixing:
+            raise UserError(
+                f"{what} learns from the last attention block of a Transformer, and the last stage of {self.name} has "
+                f"no attention ({', '.join(self.stages[-1].mixing) or 'nothing'} mixes its positions): choose a "
+                "Transformer as the teacher, or a method for any pair (fbt, pat, ofa, kd)"
+            )
+
+    def label_terms(self, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:
+        """The loss of the student's own task, unweighted.
+
+        Args:
+            outputs: of this model.
+            targets: (B,) class indices or (B, K) soft labels.
+
+        Returns:
+            `labels`: cross-entropy, mean over images.
+        """
+        return {"labels": F.cross_entropy(outputs.logits, targets)}
 
     def require_segments(self, what: str) -> None:
         """Refuse a model that cannot be run in segments.
@@ -337,9 +350,9 @@ class StagedModel(nn.Module):
         else:
             head_logits, pooled = {}, answer
         return Outputs(
-            logits=answer if self.num_classes else answer.new_zeros(len(answer), 0),
-            head_logits=head_logits,
             features=[feature for feature, _ in ended],
+            logits=answer if self.num_classes else None,  # type: ignore[arg-type]
+            head_logits=head_logits,
             prefix=[prefix for _, prefix in ended],
             final=final,
             pooled=pooled,

@@ -17,8 +17,7 @@ from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.evaluation.accuracy import answers
 from crossdistill.methods import build_distiller, parse_hyperparameters
-from crossdistill.models.build import build_model
-from crossdistill.models.weights import save_model
+from crossdistill.models import build_model, save_model
 from crossdistill.options import TrainingOptions, height_and_width
 from crossdistill.staged import StagedModel
 from crossdistill.training.devices import make_fabric, peak_memory

@@ -42,7 +42,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.cakd.critic import Discriminator, PatchScore, TokenScore, adversarial_loss
 from crossdistill.methods.cakd.projectors import ConvolutionProjector, GroupWiseLinear, LinearProjector
@@ -115,7 +116,7 @@ def attention_logits(projections: Projections) -> Tensor:
 class CAKD(Distiller):
     """Cross-architecture knowledge distillation: a CNN learns in the attention and token spaces of a Transformer.
 
-    The teacher runs on the images themselves, always: its queries, keys and values are not among `teacher_outputs`.
+    The teacher sees the images themselves; `teacher_outputs` serve only where they hold its attention.
 
     Args:
         student: the model that is trained, a CNN in the paper; of any architecture.
@@ -141,7 +142,7 @@ class CAKD(Distiller):
             least the teacher's (stride 16 beside a ViT with patches of 16).
     """
 
-    needs_teacher_logits = False
+    needs = Needs(teacher={"attention", "final"}, student={"features"})
 
     def __init__(
         self,
@@ -163,14 +164,13 @@ class CAKD(Distiller):
         critic_learning_rate: float = 1e-3,
         student_stage: int | None = None,
     ) -> None:
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, label_weight)
         defaults = _DEFAULTS[variant]
 
         def chosen(name: str, value: float | None) -> float:
             return defaults[name] if value is None else value
 
         self.variant = variant
-        self.label_weight = label_weight
         self.attention_weight = chosen("attention_weight", attention_weight)
         self.gram_weight = chosen("gram_weight", gram_weight)
         self.gl_weight = chosen("gl_weight", gl_weight)
@@ -198,6 +198,8 @@ class CAKD(Distiller):
 
         if self.logit_weight and not teacher.num_classes:
             raise UserError(f"cakd: logit_weight={self.logit_weight}, and {teacher.name} has no head: set it to 0")
+        if self.logit_weight:
+            self.declare(teacher={"logits"}, student={"logits"})
         self.tap = AttentionTap(teacher, "CAKD")
         width, *size = self.tap.final_shape
         if tuple(size) != self.tap.size:
@@ -210,6 +212,7 @@ class CAKD(Distiller):
         self.gl_projector = GroupWiseLinear(channels, width, self.tap.size, dropout=dropout)
         if variant == "released":
             self.progress_unit = "epoch"
+            self.declare(teacher={"pooled"}, student={"pooled"})
             self.pca_projector: nn.Module = LinearProjector(channels, math.gcd(channels, _RELEASED_HEADS))
             self.pooled_projector = nn.Linear(student.pooled_size, teacher.pooled_size)
             self.critic = Discriminator(PatchScore())
@@ -217,31 +220,26 @@ class CAKD(Distiller):
             self.pca_projector = ConvolutionProjector(channels, self.tap.heads, self.tap.head_size)
             self.critic = Discriminator(TokenScore(width))
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            teacher, teacher_projections = self.tap(images)
-        student = self.student(self.view(images))
+    def run_models(self, batch: Batch, teacher_outputs: Outputs | None) -> tuple[Outputs, Outputs]:
+        if teacher_outputs is None or teacher_outputs.attention is None:
+            with torch.no_grad():
+                teacher_outputs = self.tap(batch.images)
+        return self.student(self.view(batch.images)), teacher_outputs
+
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         feature = _resize(student.features[self.stage], self.tap.size)
         student_projections = self.pca_projector(feature)
         tokens = self.gl_projector(feature)
         teacher_tokens = teacher.final.flatten(2).mT
-        terms = {"labels": self.label_weight * label_loss(student.logits, labels)}
         if self.variant == "released":
-            distilled = self._released_terms(student, teacher, student_projections, teacher_projections)
+            distilled = self._released_terms(student, teacher, student_projections)
         else:
-            distilled = self._paper_terms(student_projections, teacher_projections, tokens, teacher_tokens)
+            distilled = self._paper_terms(student_projections, teacher.attention, tokens, teacher_tokens)
         distilled["gl"] = self.gl_weight * F.mse_loss(tokens, teacher_tokens)
         if self.logit_weight:
             distilled["logits"] = self.logit_weight * F.mse_loss(student.logits, teacher.logits)
         ramp = self.ramp()
-        return terms | {name: ramp * term for name, term in distilled.items()}
+        return {name: ramp * term for name, term in distilled.items()}
 
     def _paper_terms(
         self, student: Projections, teacher: Projections, tokens: Tensor, teacher_tokens: Tensor
@@ -254,10 +252,10 @@ class CAKD(Distiller):
         }
 
     def _released_terms(
-        self, student: Outputs, teacher: Outputs, student_projections: Projections, teacher_projections: Projections
+        self, student: Outputs, teacher: Outputs, student_projections: Projections
     ) -> dict[str, Tensor]:
-        ours, theirs = attention_logits(student_projections), attention_logits(teacher_projections)
-        values = teacher_projections.values
+        ours, theirs = attention_logits(student_projections), attention_logits(teacher.attention)
+        values = teacher.attention.values
         # The released code scales the student's side only.
         student_gram, teacher_gram = gram(student_projections.values).mean(dim=1), (values @ values.mT).mean(dim=1)
         adversarial = self._against_critic(theirs.unsqueeze(1), ours.unsqueeze(1))

@@ -36,7 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.fbt.assistant import LocalToGlobal, teacher_is_front
 from crossdistill.methods.fbt.gather import gather_batches
@@ -104,6 +105,7 @@ class FBT(Distiller):
         assistant_start: share of the training after which the assistant begins to teach the student; 0 in the paper.
     """
 
+    needs = Needs(teacher={"logits", "final"}, student={"logits", "final"}, labels=True)
     feature_scales: nn.Parameter | None
     prefix_tokens: Tensor | None
 
@@ -131,12 +133,11 @@ class FBT(Distiller):
         detach_source: bool = True,
         assistant_start: float = 0.0,
     ) -> None:
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, label_weight)
         check_range("fbt", above=1 / _HIGHEST_INVERSE_TEMPERATURE, feature_temperature=feature_temperature)
         check_range("fbt", above=0, temperature=temperature, gamma=gamma)
         check_range("fbt", at_least=0, attention_blocks=attention_blocks)
         check_range("fbt", at_least=0, at_most=1, assistant_start=assistant_start)
-        self.label_weight = label_weight
         self.pair_weights = dict(
             zip(PAIRS, (teacher_student_weight, teacher_assistant_weight, assistant_student_weight), strict=True)
         )
@@ -165,6 +166,13 @@ class FBT(Distiller):
         # The front ends here, and the tail is entered by what its owner has here.
         self.front_boundary = len(self.front.stages) - behind_front - 1
         self.tail_boundary = len(self.tail.stages) - tail_stages - 1
+        of_front, of_tail = {f"features.{self.front_boundary + 1}"}, {"segments"}
+        if prefix == "own":
+            of_tail.add(f"prefix.{self.tail_boundary + 1}")
+        if self.teacher_front:
+            self.declare(teacher=of_front, student=of_tail)
+        else:
+            self.declare(teacher=of_tail, student=of_front)
         source, target = self.front.stages[self.front_boundary], self.tail.stages[self.tail_boundary]
         self.local_to_global = LocalToGlobal(
             source.channels, source.size, target.channels, target.size, blocks=attention_blocks
@@ -243,18 +251,9 @@ class FBT(Distiller):
         if count:
             self.prefix_tokens.copy_(mean)
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        teacher = self.teach(images, teacher_outputs)
-        student = self.student(images)
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         front, tail = (teacher, student) if self.teacher_front else (student, teacher)
-        assistant = self.assist(images, front.features[self.front_boundary], tail)
+        assistant = self.assist(batch.images, front.features[self.front_boundary], tail)
         if self.feature_scales is not None:
             with torch.no_grad():
                 # In place: a clamp inside the graph would have no gradient that leads back from beyond the bound.
@@ -267,9 +266,10 @@ class FBT(Distiller):
             "student": "student",
             "assistant": "student" if self.teacher_front else "teacher",
         }
-        terms = {"labels": self.label_weight * label_loss(student.logits, labels)}
+        terms = {}
         if self.assistant_label_weight:
-            terms["assistant_labels"] = self.assistant_label_weight * label_loss(assistant.logits, labels)
+            loss = F.cross_entropy(assistant.logits, batch.labels)
+            terms["assistant_labels"] = self.assistant_label_weight * loss
         for number, pair in enumerate(PAIRS):
             source, learner = pair.split("_to_")
             weight: float | Tensor = self.pair_weights[pair]
@@ -277,7 +277,7 @@ class FBT(Distiller):
                 weight = weight * (self.progress >= self.assistant_start).float()
             projected = space[source] != space[learner]
             features = self._feature_loss(number, outputs[learner].final, outputs[source].final, projected)
-            logits = self._logit_loss(outputs[learner].logits, outputs[source].logits, labels)
+            logits = self._logit_loss(outputs[learner].logits, outputs[source].logits, batch.labels)
             terms[f"{pair}_features"] = weight * self.feature_weight * features
             terms[f"{pair}_logits"] = weight * self.logit_weight * logits
         return terms

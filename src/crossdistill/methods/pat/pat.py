@@ -37,7 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossdistill.distiller import Distiller, label_loss
+from crossdistill.data import Batch
+from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.methods.pat.attention import RegionAttention
@@ -101,6 +102,8 @@ class PAT(Distiller):
         variant: "paper", or "released" for the formulas of the released code (see the module's text).
     """
 
+    needs = Needs(teacher={"logits", "features", "prefix"}, student={"logits", "features", "prefix"})
+
     def __init__(
         self,
         student: StagedModel,
@@ -119,7 +122,7 @@ class PAT(Distiller):
         standardize_features: bool | None = None,
         variant: Literal["paper", "released"] = "paper",
     ) -> None:
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, label_weight)
         released = variant == "released"
         check_range("pat", above=0, temperature=temperature)
         check_range("pat", at_least=1, width=width, heads=heads)
@@ -134,10 +137,10 @@ class PAT(Distiller):
             raise UserError(f"pat: prompt_stages={prompt_stages}, but {teacher.name} has stages 1 to {everything[-1]}")
         if chosen:
             teacher.require_segments("PAT, with prompts,")
+            self.declare(teacher={"segments"})
 
         self.released = released
         self.feedback = feedback
-        self.label_weight = label_weight
         self.logit_weight = logit_weight
         self.feature_weight = feature_weight
         default_weight = 1.0 if released else 10.0
@@ -177,24 +180,13 @@ class PAT(Distiller):
             f"{part}.{name}" for part, module in parts.items() for name, _ in module.named_buffers()
         )
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        teacher_outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        clean = self.teach(images, teacher_outputs)
-        student = self.student(images)
-        terms = {
-            "labels": self.label_weight * label_loss(student.logits, labels),
-            "logits": self.logit_weight * kd_loss(student.logits, clean.logits, self.temperature),
-        }
+    def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        clean = teacher
+        terms = {"logits": self.logit_weight * kd_loss(student.logits, clean.logits, self.temperature)}
         if self.training:
             self._measure(clean)
         aligned = self._align(student)
-        features, logits = self._prompted_teacher(images, clean, self._feedback(aligned, clean))
+        features, logits = self._prompted_teacher(batch.images, clean, self._feedback(aligned, clean))
         for k in self.matched:
             terms[f"stage{k}"] = self.feature_weight * hcl_loss(aligned[k], features[k])
         if self.prompts:

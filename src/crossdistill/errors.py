@@ -1,9 +1,7 @@
 """The one kind of error that is a user's to mend, and the one kind of warning that is meant for a user."""
 
 import difflib
-import types
 from collections.abc import Iterable
-from typing import Any, Literal, Union, get_args, get_origin
 
 
 class UserError(ValueError):
@@ -22,23 +20,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`"; did you mean 'resnet18'?"` for a misspelt name, or an empty string when nothing is near."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def type_in_words(annotation: Any) -> str:
-    """A type in a user's words: `int | list[int] | None` is "a whole number or a list of whole numbers"."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return " or ".join(type_in_words(part) for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is Literal:
-        return " or ".join(map(str, get_args(annotation)))
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        list[int]: "a list of whole numbers such as [64,96]",
-        list[float]: "a list of numbers",
-    }
-    return words.get(annotation, "settings such as {key: value}" if get_origin(annotation) is dict else "another value")
 
 
 def check_range(

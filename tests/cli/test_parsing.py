@@ -9,15 +9,14 @@ import yaml
 
 import crossdistill.training
 from crossdistill.cli import main
-from crossdistill.errors import type_in_words
-from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
+from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions, type_in_words
 
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[TrainingOptions]:
     """The options of the runs that the command would have started."""
     calls: list[TrainingOptions] = []
-    monkeypatch.setattr(crossdistill.training, "run", lambda options, given: calls.append(options))
+    monkeypatch.setattr(crossdistill.training, "distill", lambda options, given: calls.append(options))
     return calls
 
 
@@ -154,10 +153,16 @@ def test_print_config_is_a_recipe(given: list[TrainingOptions], recipe, capsys: 
         (["--epoch", "3"], "unknown option '--epoch'; did you mean '--epochs'? (see: crossdistill distill --help)"),
         (["--studnt.kwargs.x=3"], "unknown option '--studnt.kwargs.x'; did you mean '--student.kwargs'?"),
         (["--student.nam", "x"], "unknown option '--student.nam'; did you mean '--student.name'?"),
+        (["--lr", "1"], "unknown option '--lr'; did you mean '--learning_rate'?"),
+        (["--batch-size=3"], "unknown option '--batch-size'; did you mean '--batch_size'?"),
+        (["--temperature", "2"], "as a hyper-parameter of kd, ofa, fbt, pat, cskd it is '--method.kwargs.temperature'"),
+        (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got '0'"),
+        (["--max_steps", "0"], "--max_steps: expected a whole number of at least 1, got '0'"),
+        (["--flip", "0.5", "--flip=3"], "--flip: expected a number from 0 to 1, got '3'"),
         (["--xyzzy"], "unknown option '--xyzzy' (see: crossdistill distill --help)"),
-        (["--epochs", "x"], "--epochs: expected a whole number, got 'x'"),
-        (["--epochs", "2.5"], "--epochs: expected a whole number, got '2.5'"),
-        (["--learning_rate", "fast"], "--learning_rate: expected a number, got 'fast'"),
+        (["--epochs", "x"], "--epochs: expected a whole number of at least 1, got 'x'"),
+        (["--epochs", "2.5"], "--epochs: expected a whole number of at least 1, got '2.5'"),
+        (["--learning_rate", "fast"], "--learning_rate: expected a number of at least 0, got 'fast'"),
         (["--resume", "maybe"], "--resume: expected true or false, got 'maybe'"),
         (["--precision", "8"], "--precision: expected 32 or bf16-mixed or 16-mixed, got '8'"),
         (
@@ -181,8 +186,8 @@ def test_refused_arguments(arguments: list[str], message: str, capsys: pytest.Ca
     [
         ("epoch: 3", "unknown option 'epoch' in '{path}'; did you mean 'epochs'?"),
         ("student: {nam: x}", "unknown option 'student.nam' in '{path}'; did you mean 'student.name'?"),
-        ("epochs: many", "--epochs: expected a whole number, got 'many'"),
-        ("epochs: [3]", "--epochs: expected a whole number, got '[3]'"),
+        ("epochs: many", "--epochs: expected a whole number of at least 1, got 'many'"),
+        ("epochs: [3]", "--epochs: expected a whole number of at least 1, got '[3]'"),
         ("precision: 8", "--precision: expected 32 or bf16-mixed or 16-mixed, got '8'"),
         ("config: other.yaml", "unknown option 'config' in '{path}'"),
         ("- epochs\n- 3", "'{path}' is not a recipe"),

@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
-from crossdistill.cli.parsing import expand, make_parser, parse
-from crossdistill.options import TrainingOptions
+from crossdistill.cli.parsing import make_parser, parse
+from crossdistill.options import PARTS, TrainingOptions
+from crossdistill.options.values import plain
 
 
 def run(arguments: list[str]) -> None:
@@ -18,10 +19,13 @@ def run(arguments: list[str]) -> None:
 
 
 def training_parser(verb: str, description: str) -> ArgumentParser:
-    """A parser of every field of `TrainingOptions`, with `--config` and `--print_config`."""
+    """A parser of every field of `TrainingOptions`, a group for each owner, with `--config` and `--print_config`."""
+    # The meaning of a field stands below it.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = make_parser(verb, description, usage="[--config RECIPE.yaml] [options]")
     parser.add_argument("--config", action="config", metavar="FILE", help="a YAML recipe; flags overrule it")
-    parser.add_class_arguments(TrainingOptions)
+    for part in PARTS:
+        parser.add_class_arguments(part)
     for option, action in parser._option_string_actions.items():
         if f"{option}.name" in parser._option_string_actions:
             action.metavar = "NAME"
@@ -35,15 +39,14 @@ def training_parser(verb: str, description: str) -> ArgumentParser:
 
 def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, set[str]]:
     """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
-    arguments = expand(parser, arguments)
-    values = parser.instantiate(parse(parser, arguments))
-    given = parser.parse_args(arguments, defaults=False)
-    options = TrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(TrainingOptions)})
-    return options, set(given.as_dict())
+    given = parse(parser, arguments, defaults=False).as_dict()
+    given.pop("config", None)
+    return TrainingOptions.from_dict({name: plain(value) for name, value in given.items()}), set(given)
 
 
-def hide(parser: ArgumentParser, prefixes: tuple[str, ...]) -> None:
-    """Leave the options that begin so out of `--help`."""
+def hide_teacher_options(parser: ArgumentParser) -> None:
+    """Leave the options that only a run with a teacher has out of `--help`."""
+    names = {field.name for field in dataclasses.fields(TrainingOptions) if field.metadata.get("teacher_only")}
     for option, action in parser._option_string_actions.items():
-        if option.removeprefix("--").startswith(prefixes):
+        if option.removeprefix("--").partition(".")[0] in names:
             action.help = argparse.SUPPRESS

@@ -1,15 +1,10 @@
 """`crossdistill methods`: what there is, with references; of one method, its hyper-parameters."""
 
-import ast
-import importlib.util
 import inspect
-import re
-from pathlib import Path
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.methods import METHODS, hyperparameters, load_method
-
-_REFERENCE = re.compile(r"^(.+?\([^()]*arXiv [\d.]+[^()]*\))", re.DOTALL | re.MULTILINE)
+from crossdistill.methods.catalogue import Entry, read_entry
 
 
 def run(arguments: list[str]) -> None:
@@ -30,14 +25,18 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "what it does", "reference", box=box.SIMPLE)
+    table = Table("method", "what it does", "learns from", "reference", box=box.SIMPLE)
     for name, path in METHODS.items():
-        documentation = _module_documentation(path)
-        title, _, body = documentation.partition("\n\n")
-        reference = _REFERENCE.search(body)
-        table.add_row(name, _flow(title), _flow(reference[1]) if reference else "")
+        entry = read_entry(path)
+        table.add_row(name, entry.title, _needs(entry), entry.reference)
     Console().print(table)
     print("`crossdistill methods NAME` explains one and lists its hyper-parameters.")
+
+
+def _needs(entry: Entry) -> str:
+    """What it reads of the teacher, and the labels where it cannot do without."""
+    words = [word.replace("_", " ") for word in sorted(entry.needs.get("teacher") or ())]  # type: ignore[arg-type]
+    return ", ".join(words + (["labels"] if entry.needs.get("labels") else []))
 
 
 def _explain(name: str) -> None:
@@ -58,7 +57,7 @@ def _explain(name: str) -> None:
             parameter.name,
             inspect.formatannotation(parameter.annotation),
             "(required)" if parameter.default is inspect.Parameter.empty else repr(parameter.default),
-            _flow(descriptions.get(parameter.name) or ""),
+            " ".join((descriptions.get(parameter.name) or "").split()),
         )
         # As plain text: rich would take the brackets of list[int] for markup.
         table.add_row(*map(Text, cells))
@@ -67,14 +66,3 @@ def _explain(name: str) -> None:
         print(f"Set one with --method {name} --method.kwargs.NAME=VALUE.")
     else:
         print("\nIt has no hyper-parameters.")
-
-
-def _module_documentation(path: str) -> str:
-    """The docstring of the module at a method's dotted path, read from its source: importing it would import torch."""
-    spec = importlib.util.find_spec(path.rpartition(".")[0])
-    assert spec is not None and spec.origin is not None
-    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-
-
-def _flow(text: str) -> str:
-    return " ".join(text.split())

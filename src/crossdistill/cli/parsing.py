@@ -14,7 +14,47 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
-from crossdistill.errors import UserError, nearest, type_in_words
+from crossdistill.errors import UserError, nearest
+from crossdistill.methods import METHODS
+from crossdistill.methods.catalogue import read_entry
+from crossdistill.options import type_in_words
+
+# What users of other trainers call our options.
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "base_lr": "learning_rate",
+    "min_lr": "min_learning_rate",
+    "warmup_lr": "warmup_learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "opt": "optimizer",
+    "sched": "schedule",
+    "model": "student",
+    "arch": "student",
+    "pretrained": "student_weights",
+    "initial_checkpoint": "student_weights",
+    "dataset": "data",
+    "data_dir": "data",
+    "data_path": "data",
+    "output_dir": "output",
+    "out": "output",
+    "max_epochs": "epochs",
+    "num_epochs": "epochs",
+    "steps": "max_steps",
+    "img_size": "image_size",
+    "input_size": "image_size",
+    "num_workers": "workers",
+    "gpus": "devices",
+    "num_nodes": "nodes",
+    "amp": "precision",
+    "smoothing": "label_smoothing",
+    "clip_grad": "clip_gradient",
+    "grad_accum_steps": "accumulate",
+    "reprob": "random_erasing",
+    "aa": "rand_augment",
+    "hflip": "flip",
+    "model_ema_decay": "ema_decay",
+}
 
 
 def make_parser(verb: str, description: str, usage: str | None = None) -> ArgumentParser:
@@ -34,17 +74,22 @@ def make_parser(verb: str, description: str, usage: str | None = None) -> Argume
     )
 
 
-def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+def parse(parser: ArgumentParser, arguments: list[str], *, defaults: bool = True) -> Namespace:
     """The parsed arguments.
+
+    Args:
+        parser: from `make_parser`.
+        arguments: what follows the verb.
+        defaults: give what was not given its default; False leaves it out.
 
     Raises:
         UserError: an unknown option (with the nearest), a value of another type, or an unreadable recipe.
     """
     arguments = expand(parser, arguments)
     try:
-        return parser.parse_args(arguments)
+        return parser.parse_args(arguments, defaults=defaults)
     except ArgumentError as error:
-        raise UserError(_explain(parser, str(error))) from error
+        raise UserError(_explain(parser, arguments, str(error))) from error
 
 
 def expand(parser: ArgumentParser, arguments: list[str]) -> list[str]:
@@ -63,7 +108,7 @@ def expand(parser: ArgumentParser, arguments: list[str]) -> list[str]:
             flags.append(argument)
             break
         if option.startswith("--") and not _is_known(option, known):
-            raise UserError(f"unknown option '{option}'{nearest(option, known)} (see: {parser.prog} --help)")
+            raise UserError(f"unknown option '{option}'{_suggestion(option, known)} (see: {parser.prog} --help)")
         if option == "--config":
             recipes += _read_recipe(value if equals else next(remaining, ""), known - {"--config", "--print_config"})
         elif f"{option}.name" in known:
@@ -81,6 +126,20 @@ def _options(parser: ArgumentParser) -> set[str]:
 def _is_known(option: str, known: set[str]) -> bool:
     group, kwargs, _ = option.partition(".kwargs.")
     return option in known or (bool(kwargs) and f"{group}.kwargs" in known)
+
+
+def _suggestion(option: str, known: set[str]) -> str:
+    """What was probably meant: another program's name for it, a method's hyper-parameter, or the nearest name."""
+    name = option.removeprefix("--").replace("-", "_")
+    if f"--{name}" in known:
+        return f"; did you mean '--{name}'?"
+    if f"--{_ELSEWHERE.get(name)}" in known:
+        return f"; did you mean '--{_ELSEWHERE[name]}'?"
+    if "--method.kwargs" in known:
+        methods = [method for method, path in METHODS.items() if name in read_entry(path).hyperparameters]
+        if methods:
+            return f"; as a hyper-parameter of {', '.join(methods)} it is '--method.kwargs.{name}'"
+    return nearest(option, known)
 
 
 def _read_recipe(path: str, known: set[str]) -> list[str]:
@@ -117,13 +176,14 @@ def _flags(values: dict[Any, Any], group: str, path: str, known: set[str]) -> It
             yield f"--{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
 
 
-def _explain(parser: ArgumentParser, message: str) -> str:
-    """One line for jsonargparse's message: the flag, what it takes and what it got."""
-    wrong_value = re.match(r'Parser key "([^"]+)":.*value: (.*)', message, re.DOTALL)
+def _explain(parser: ArgumentParser, arguments: list[str], message: str) -> str:
+    """One line for jsonargparse's message on expanded arguments: the flag, what it takes and what it got."""
+    wrong_value = re.match(r'Parser key "([^"]+)":', message)
     if wrong_value:
-        name, value = wrong_value.groups()
+        name = wrong_value[1]
         action = parser._option_string_actions.get(f"--{name}")
-        return f"--{name}: expected {type_in_words(getattr(action, '_typehint', None))}, got '{value}'"
+        wanted = type_in_words(getattr(action, "_typehint", None))
+        return f"--{name}: expected {wanted}, got '{_given(arguments, name)}'"
     no_value = re.match(r"argument (--\S+): expected one argument", message)
     if no_value:
         return f"{no_value[1]} needs a value (see: {parser.prog} --help)"
@@ -135,3 +195,14 @@ def _explain(parser: ArgumentParser, message: str) -> str:
         names = [f"--{name}" if f"--{name}" in _options(parser) else name for name in missing[1].split(", ")]
         return f"missing: {', '.join(names)} (see: {parser.prog} --help)"
     return f"{' '.join(message.split())} (see: {parser.prog} --help)"
+
+
+def _given(arguments: list[str], name: str) -> str:
+    """The last value that an option was given."""
+    value = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == f"--{name}":
+            value = following
+        elif argument.startswith(f"--{name}="):
+            value = argument.partition("=")[2]
+    return value

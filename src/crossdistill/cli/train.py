@@ -2,12 +2,9 @@
 
 import dataclasses
 
-from crossdistill.cli.distill import hide, read_options, training_parser
+from crossdistill.cli.distill import hide_teacher_options, read_options, training_parser
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, TrainingOptions
-
-# Options that only a run with a teacher has.
-_DISTILLATION = ("teacher", "method", "allow_weak_teacher", "preflight_images")
 
 
 def run(arguments: list[str]) -> None:
@@ -16,12 +13,13 @@ def run(arguments: list[str]) -> None:
     The options of a teacher are refused unless they say nothing, as in the recipe of a run that had none.
     """
     parser = training_parser("train", "Train a model alone, without a teacher.")
-    parser.set_defaults({"method.name": "scratch"})
-    hide(parser, _DISTILLATION)
+    hide_teacher_options(parser)
     options, given = read_options(parser, arguments)
     alone = TrainingOptions(method=MethodOptions(name="scratch"))
+    if "method" not in given:
+        options.method = alone.method
     for field in dataclasses.fields(TrainingOptions):
-        if field.name.startswith(_DISTILLATION) and getattr(options, field.name) != getattr(alone, field.name):
+        if field.metadata.get("teacher_only") and getattr(options, field.name) != getattr(alone, field.name):
             raise UserError(f"train takes no --{field.name}, it trains a model alone; use: crossdistill distill")
     from crossdistill.training import distill
 

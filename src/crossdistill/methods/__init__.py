@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from crossdistill.errors import UserError, nearest, type_in_words
+from crossdistill.errors import UserError, nearest
 from crossdistill.imports import import_object
-from crossdistill.options import MethodOptions
+from crossdistill.options import MethodOptions, type_in_words
 
 if TYPE_CHECKING:
     from crossdistill.distiller import Distiller

@@ -1,0 +1,51 @@
+"""All options of a training run: those of every owner, joined flat, as the command line and recipes have them."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from crossdistill.options.data import DataOptions
+from crossdistill.options.devices import DeviceOptions
+from crossdistill.options.optimization import OptimizationOptions
+from crossdistill.options.pair import MethodOptions, ModelOptions, PairOptions
+from crossdistill.options.reporting import ReportingOptions
+from crossdistill.options.values import check_in_range
+
+Part = TypeVar("Part")
+
+
+@dataclass
+class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, DataOptions, PairOptions):
+    """A training run: the pair, the data, the optimisation, the devices, and what is written down.
+
+    The fields are those of the five owners. An owner is given its `part`, not all of them.
+    """
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingOptions":
+        """From plain values, as a recipe or a parser has them.
+
+        Raises:
+            TypeError: a name that is no option.
+        """
+        kinds: dict[str, Any] = {"student": ModelOptions, "teacher": ModelOptions, "method": MethodOptions}
+        return cls(**{name: kinds[name](**value) if name in kinds else value for name, value in values.items()})
+
+    def part(self, kind: type[Part]) -> Part:
+        """The options of one owner, one of `PARTS`."""
+        names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        return kind(**{name: getattr(self, name) for name in names})
+
+    def check_ranges(self) -> None:
+        """Refuse numbers that no run can have.
+
+        Raises:
+            UserError: naming the option.
+        """
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            check_in_range(name, getattr(self, name), annotation)
+
+
+# In the order of `--help`.
+PARTS = (PairOptions, DataOptions, OptimizationOptions, DeviceOptions, ReportingOptions)

@@ -4,8 +4,8 @@
     python benchmarks/step_time.py --student resnet10t --teacher vit_tiny_patch16_224 --rounds 7
 
 The bare loop is what one would write by hand: teacher forward, student forward and backward, optimiser, on the same
-models, batches and loss. Ours is `crossdistill.training.trainer.Loop` with its schedule, sums, progress and Fabric. The
-two take turns, so that whatever else the machine does falls on both; the ratio of the medians is printed. Peak memory
+models, batches and loss. Ours is `crossdistill.training.trainer.Trainer` with its schedule, sums, progress and Fabric.
+They take turns, so that whatever else the machine does falls on both; the ratio of the medians is printed. Peak memory
 is that of a process of its own for each loop.
 """
 
@@ -24,10 +24,10 @@ from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader, open_data
 from crossdistill.functional import kd_loss
 from crossdistill.methods.kd import KD
 from crossdistill.models import build_model
-from crossdistill.options import ModelOptions, TrainingOptions
+from crossdistill.options import DeviceOptions, ModelOptions, OptimizationOptions, ReportingOptions, TrainingOptions
 from crossdistill.training.devices import make_fabric, peak_memory
 from crossdistill.training.run_folder import RunFolder
-from crossdistill.training.trainer import Loop
+from crossdistill.training.trainer import Trainer
 
 STEPS = 8  # of one turn
 
@@ -89,7 +89,7 @@ def _models(arguments: argparse.Namespace, device: torch.device) -> tuple[nn.Mod
 
 
 def _bare(arguments: argparse.Namespace, options: TrainingOptions) -> Callable[[], None]:
-    fabric = make_fabric(options)
+    fabric = make_fabric(options.part(DeviceOptions))
     staged_student, staged_teacher = _models(arguments, fabric.device)
     student, teacher = staged_student.model.train(), staged_teacher.model.eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
@@ -111,21 +111,31 @@ def _bare(arguments: argparse.Namespace, options: TrainingOptions) -> Callable[[
 
 
 def _ours(arguments: argparse.Namespace, options: TrainingOptions) -> Callable[[], None]:
-    fabric = make_fabric(options)
+    fabric = make_fabric(options.part(DeviceOptions))
     distiller = KD(*_models(arguments, fabric.device))
     train = _train_loader(options, fabric.device)
     size = (arguments.image_size, arguments.image_size)
     validation = EvalLoader(
         open_data(options.data).validation, image_size=size, batch_size=8, device=fabric.device, workers=0
     )
-    loop = Loop(fabric, options, distiller, train, validation, Mixer(10, 0, 0, 0, 0), RunFolder(options.output), None)
+    trainer = Trainer(
+        fabric,
+        distiller,
+        train,
+        validation,
+        Mixer(10, 0, 0, 0, 0),
+        RunFolder(options.output),
+        optimization=options.part(OptimizationOptions),
+        devices=options.part(DeviceOptions),
+        reporting=options.part(ReportingOptions),
+    )
     batches = _forever(train)
-    loop.wrapped.train()
+    trainer.wrapped.train()
 
     def run() -> None:
-        loop.start_interval()
+        trainer.start_interval()
         for _ in range(STEPS):
-            loop.advance(0, batches)
+            trainer.train_step(0, batches)
 
     return run
 

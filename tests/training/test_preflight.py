@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossdistill.data import ImageData, TensorSource
+from crossdistill.data import EvalLoader, ImageData, TensorSource
 from crossdistill.errors import UserError
 from crossdistill.models import build_model
 from crossdistill.options import ModelOptions
@@ -57,7 +57,18 @@ def teacher(right_below: int = 4, size: tuple[int, int] = SIZE, **card: Any) -> 
 def check(
     teacher: StagedModel, student: StagedModel, data: ImageData = DATA, images: int = 80, allow_weak: bool = False
 ) -> dict[str, Any]:
-    return check_teacher(teacher, student, data, images=images, allow_weak=allow_weak, device="cpu")
+    validation = EvalLoader(data.validation, image_size=SIZE, batch_size=64, device="cpu", workers=0)
+    report = check_teacher(teacher, student, data, validation, images=images, allow_weak=allow_weak)
+    if teacher.num_classes:
+        # Every image was asked about once, whatever the check took first.
+        expected = teacher(torch.cat([batch.images for batch in validation])).logits
+        assert report.logits is not None and torch.equal(report.logits, expected)
+    return {
+        "images": report.images,
+        "teacher_top1": report.top1,
+        "chance": report.chance,
+        "warnings": report.warnings,
+    }
 
 
 def test_a_good_teacher_passes_without_a_word(student: StagedModel) -> None:

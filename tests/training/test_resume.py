@@ -21,7 +21,7 @@ from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions
 from crossdistill.training import distill
 from crossdistill.training.checkpoint import latest_checkpoint
-from crossdistill.training.trainer import Loop
+from crossdistill.training.trainer import Trainer
 
 RECIPES: dict[str, dict[str, Any]] = {
     "everything at once": {
@@ -75,14 +75,14 @@ class Killed(BaseException):
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    optimise = Loop._optimise
+    optimise = Trainer._optimise
 
-    def dying(self: Loop, batches: Any) -> Any:
-        if self.step == step:
+    def dying(self: Trainer, batches: Any) -> Any:
+        if self.state.step == step:
             raise Killed
         return optimise(self, batches)
 
-    monkeypatch.setattr(Loop, "_optimise", dying)
+    monkeypatch.setattr(Trainer, "_optimise", dying)
 
 
 def final_state(output: Path) -> dict[str, Any]:
@@ -186,15 +186,15 @@ def test_interrupt_saves_and_says_how_to_go_on(
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     quiet_run(tiny_options(image_folder, whole))
-    optimise = Loop._optimise
+    optimise = Trainer._optimise
 
-    def interrupted(self: Loop, batches: Any) -> Any:
-        if self.step == 2:
+    def interrupted(self: Trainer, batches: Any) -> Any:
+        if self.state.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return optimise(self, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_optimise", interrupted)
+        patched.setattr(Trainer, "_optimise", interrupted)
         with pytest.raises(KeyboardInterrupt):
             distill(tiny_options(image_folder, broken))
     assert f"--output {broken} --resume true" in capsys.readouterr().out
@@ -230,6 +230,8 @@ def test_damaged_runs_are_told_in_one_line(
     file: str, content: str, message: str, image_folder: Path, tmp_path: Path
 ) -> None:
     quiet_run(tiny_options(image_folder, tmp_path / "run", max_steps=2))
+    # As if it had been killed before its end.
+    (tmp_path / "run" / "summary.json").unlink()
     next((tmp_path / "run").glob(file)).write_text(content)
     with pytest.raises(UserError, match=message):
         quiet_run(TrainingOptions(output=str(tmp_path / "run"), resume=True))
@@ -237,5 +239,6 @@ def test_damaged_runs_are_told_in_one_line(
 
 def test_resuming_a_finished_run_gives_its_result_again(image_folder: Path, tmp_path: Path) -> None:
     first = quiet_run(tiny_options(image_folder, tmp_path / "run", epochs=1))
-    again = quiet_run(TrainingOptions(output=str(tmp_path / "run"), resume=True))
-    assert again["top1"] == first["top1"] and again["steps"] == first["steps"]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert quiet_run(TrainingOptions(output=str(tmp_path / "run"), resume=True)) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == files

@@ -22,7 +22,7 @@ from crossdistill.staged import Outputs
 from crossdistill.training import distill
 from crossdistill.training.checkpoint import latest_checkpoint
 from crossdistill.training.devices import peak_memory
-from crossdistill.training.trainer import Loop
+from crossdistill.training.trainer import Trainer
 from tiny_models import SIDE
 
 HERE = f"{__name__}."
@@ -139,21 +139,21 @@ def test_nan_stops_the_run_names_the_term_and_keeps_the_last_good_checkpoint(
 def test_critic_learns_with_its_own_optimiser_and_is_in_the_checkpoint(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loops: list[Loop] = []
-    build = Loop.__init__
+    loops: list[Trainer] = []
+    build = Trainer.__init__
 
-    def remember(self: Loop, *arguments: Any, **keywords: Any) -> None:
+    def remember(self: Trainer, *arguments: Any, **keywords: Any) -> None:
         build(self, *arguments, **keywords)
         self.start = {k: v.clone() for k, v in self.distiller.critic.state_dict().items()}  # type: ignore[attr-defined, union-attr]
         loops.append(self)
 
-    monkeypatch.setattr(Loop, "__init__", remember)
+    monkeypatch.setattr(Trainer, "__init__", remember)
     output = tmp_path / "run"
     quiet_run(tiny_options(image_folder, output, method=MethodOptions(HERE + "Adversarial"), epochs=1))
     (loop,) = loops
     critic = loop.distiller.critic
     assert critic is not None
-    students = {id(p) for group in loop.optimizer.param_groups for p in group["params"]}
+    students = {id(p) for group in loop.state.optimizer.param_groups for p in group["params"]}
     assert not students & {id(p) for p in critic.parameters()}
     assert not any("critic" in name for name, _ in loop.distiller.named_parameters())
     assert not torch.equal(loop.start["score.weight"], critic.state_dict()["score.weight"])  # type: ignore[attr-defined]
@@ -211,7 +211,7 @@ def test_folder_with_another_run_is_refused_and_untouched(image_folder: Path, tm
         ({"optimizer": "adahessian"}, "needs second derivatives"),
         ({"optimizer": "sgd", "momentum": 0.0}, "--optimizer sgd cannot be used"),
         ({"student": ModelOptions("math.pi")}, "math.pi is a float"),
-        ({"seed": -1}, "--seed -1"),
+        ({"seed": -1}, "--seed: expected a whole number of at least 0 and below 2^32, got '-1'"),
         # Before anything is loaded.
         ({"optimizer": "adamv", "data": "no/such/folder"}, "did you mean 'adam"),
         ({"method": MethodOptions("kdd"), "data": "no/such/folder"}, "did you mean 'kd'"),

@@ -11,7 +11,7 @@ from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
 from crossdistill.data.workers import AugmentedViews, BatchPlan, FittedImages, start_workers
 from crossdistill.errors import UserError, check_range
-from crossdistill.options import TrainingOptions
+from crossdistill.options import DataOptions
 
 
 @dataclass
@@ -46,7 +46,7 @@ class TrainLoader:
         world_size: number of processes.
         data_seed: seed of order and augmentation.
         device: where the batches go.
-        options: what is done to the images.
+        options: how the images are loaded and what is done to them.
 
     Raises:
         UserError: fewer images than a batch, a batch that cannot be shared out, or options that exclude each other.
@@ -63,7 +63,7 @@ class TrainLoader:
         world_size: int = 1,
         data_seed: int,
         device: torch.device | str,
-        options: TrainingOptions,
+        options: DataOptions,
     ) -> None:
         _check(len(source), batch_size, accumulate, world_size, options)
         self.source = source
@@ -191,6 +191,10 @@ class EvalLoader:
         world_size: number of processes.
         cache_images: `true`, `false` or `auto`, as `memory.keeps` explains.
         crop_fraction: share of the sides of the largest centred crop that is kept.
+
+    Attributes:
+        size: number of images of the whole source.
+        indices: (N,) int64, the positions in the source of the images that this process reads.
     """
 
     def __init__(
@@ -207,7 +211,8 @@ class EvalLoader:
         crop_fraction: float = 1.0,
     ) -> None:
         self.device = torch.device(device)
-        self.indices = torch.arange(len(source))[rank::world_size]
+        self.size = len(source)
+        self.indices = torch.arange(self.size)[rank::world_size]
         self.labels = source.labels[self.indices]
         self.batch_size = batch_size
         own = source if world_size == 1 else source.subset(self.indices)
@@ -219,24 +224,30 @@ class EvalLoader:
             self._decoded = start_workers(
                 FittedImages(own, image_size, crop_fraction), self._plan, workers, self.device
             )
-            self._plan.batches = [list(range(len(own))[part]) for part in self._parts()]
 
     def __len__(self) -> int:
         """Number of batches."""
-        return len(self._parts())
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.at(torch.arange(len(self.indices)))
+
+    def at(self, positions: Tensor) -> Iterator[Batch]:
+        """Batches of some of the images only.
+
+        Args:
+            positions: (M,) int64, positions in `indices`.
+        """
+        parts = [part for part in positions.split(self.batch_size) if len(part)]
         kept = self.pixels
-        decoded = self._decoded if kept is None else (kept[part] for part in self._parts())
-        for part, pixels in zip(self._parts(), decoded, strict=True):
+        if kept is None:
+            self._plan.batches = [part.tolist() for part in parts]
+        decoded = self._decoded if kept is None else (kept[part.to(kept.device)] for part in parts)
+        for part, pixels in zip(parts, decoded, strict=True):
             pixels, labels, indices = (
                 memory.send(tensor, self.device) for tensor in (pixels, self.labels[part], self.indices[part])
             )
             yield Batch(augment.to_float(pixels), labels, indices)
-
-    def _parts(self) -> list[slice]:
-        """Where the batches lie among this process's images."""
-        return [slice(start, start + self.batch_size) for start in range(0, len(self.indices), self.batch_size)]
 
 
 class _Images:
@@ -249,8 +260,7 @@ class _Images:
         return (batch.images for batch in self.loader)
 
 
-def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: TrainingOptions) -> None:
-    options.check_ranges()
+def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: DataOptions) -> None:
     check_range(at_least=1, batch_size=batch_size, accumulate=accumulate)
     if images < batch_size:
         raise UserError(f"{images} training images are fewer than --batch_size {batch_size}: lower it")

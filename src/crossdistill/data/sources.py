@@ -26,6 +26,11 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def names(self) -> list[str]:
+        """(N,) what each image is called."""
+        return [str(index) for index in range(len(self))]
+
     @abstractmethod
     def read(self, index: int) -> Image.Image:
         """Image number `index`, RGB, at its own size."""

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from crossdistill.data.augment import CROP_RATIO, PADDING_SHARE
 from crossdistill.data.images import fit
 from crossdistill.errors import UserError
-from crossdistill.options import TrainingOptions
+from crossdistill.options import DataOptions
 
 # What RandAugment fills uncovered corners with: the mean colour of ImageNet, as in timm.
 _FILL = (124, 116, 104)
@@ -34,7 +34,7 @@ class TrainTransform:
         UserError: the RandAugment policy cannot be read.
     """
 
-    def __init__(self, image_size: tuple[int, int], options: TrainingOptions) -> None:
+    def __init__(self, image_size: tuple[int, int], options: DataOptions) -> None:
         self.image_size = image_size
         steps: list = []
         if options.crop == "resized":

@@ -24,6 +24,7 @@ def evaluate(
     *,
     teacher_answers: Tensor | None = None,
     further: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    logits: Tensor | None = None,
 ) -> dict[str, float]:
     """Accuracy in percent. The model is put in eval mode and left in the mode it was in.
 
@@ -34,6 +35,7 @@ def evaluate(
         batches: every image once.
         teacher_answers: (N,) the teacher's class per position in the data set, to measure agreement.
         further: a method's `validation_metrics`: (B,) values per image, averaged over the set, as fractions.
+        logits: (N, K) float32, filled in at the positions of this process's images.
 
     Returns:
         `top1`; `top5` from 10 classes on; `agreement` with `teacher_answers`; the means of `further`; `images` and
@@ -51,13 +53,15 @@ def evaluate(
     started = time.perf_counter()
     with eval_mode(model):
         for batch in batches:
-            logits = model(batch.images).logits
-            images += len(logits)
+            said = model(batch.images).logits
+            if logits is not None:
+                logits[batch.indices] = said.float()
+            images += len(said)
             for metric in metrics.values():
-                metric.update(logits, batch.labels)
+                metric.update(said, batch.labels)
             values = further(batch.images, batch.labels) if further is not None else {}
             if teacher_answers is not None:
-                values["agreement"] = logits.argmax(dim=1) == teacher_answers[batch.indices]
+                values["agreement"] = said.argmax(dim=1) == teacher_answers[batch.indices]
             for name, value in values.items():
                 means.setdefault(name, _mean(device)).update(value.float())
     result = {name: 100 * metric.compute().item() for name, metric in (metrics | means).items()}
@@ -67,24 +71,21 @@ def evaluate(
 
 
 @torch.no_grad()
-def answers(model: StagedModel, batches: Iterable[Batch], size: int) -> tuple[Tensor, float]:
-    """The class that a model gives each image of a set, and its accuracy in percent.
+def predict(model: StagedModel, batches: Iterable[Batch], logits: Tensor) -> None:
+    """Write what a model says of images to their rows of a table.
 
     Args:
         model: in eval mode.
-        batches: this process's share of the images.
-        size: N, images in the whole set.
-
-    Returns:
-        (N,) classes, -1 where another process has the image; top-1 accuracy over all processes.
+        batches: of this process.
+        logits: (N, K) float32 of the whole set, filled in at the images' positions.
     """
-    device = next(model.parameters()).device
-    given = torch.full((size,), -1, dtype=torch.long, device=device)
-    right = _mean(device)
     for batch in batches:
-        given[batch.indices] = model(batch.images).logits.argmax(dim=1)
-        right.update((given[batch.indices] == batch.labels).float())
-    return given, 100 * right.compute().item()
+        logits[batch.indices] = model(batch.images).logits.float()
+
+
+def empty_logits(model: StagedModel, size: int) -> Tensor:
+    """(size, K) float32 zeros on the model's device, for `predict` and `evaluate` to fill in."""
+    return torch.zeros(size, model.num_classes, device=next(model.parameters()).device)
 
 
 def _mean(device: torch.device) -> MeanMetric:

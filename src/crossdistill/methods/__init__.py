@@ -43,6 +43,12 @@ def load_method(name: str) -> "type[Distiller]":
     return method
 
 
+def method_name(method: "type[Distiller]") -> str:
+    """The name that a class has in the table, else its dotted path: what `load_method` takes."""
+    path = f"{method.__module__}.{method.__qualname__}"
+    return next((name for name, known in METHODS.items() if known == path), path)
+
+
 def hyperparameters(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The arguments of a method that a user may set, by name."""
     parameters = inspect.signature(method).parameters

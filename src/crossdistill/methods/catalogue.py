@@ -32,10 +32,12 @@ def read_entry(path: str) -> Entry:
     Args:
         path: for example `crossdistill.methods.kd.KD`; the class is written in that very module.
     """
-    module, _, name = path.rpartition(".")
-    spec = importlib.util.find_spec(module)
+    package, *folders, module, name = path.split(".")
+    # Asking for the spec of anything deeper would import what lies above it.
+    spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    source = Path(spec.origin).parent.joinpath(*folders, f"{module}.py")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     title, _, body = (ast.get_docstring(tree) or "").partition("\n\n")
     reference = _REFERENCE.search(body)
     entry = Entry(_flow(title), _flow(reference[1]) if reference else "")

@@ -8,7 +8,13 @@ from crossdistill.staged import Outputs
 
 
 class Scratch(Distiller):
-    """The student alone, on the labels."""
+    """The student alone, on the labels.
+
+    Args:
+        student: the model that is trained.
+        teacher: not looked at.
+        label_weight: weight of the cross-entropy with the labels.
+    """
 
     needs = Needs(labels=True)
 

@@ -6,14 +6,11 @@ buffers that its method declares as `rank_local`. Both load with `weights_only=T
 
 import errno
 import pickle
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from crossdistill.errors import UserError
 
@@ -76,8 +73,8 @@ class CheckpointWriter:
             ) from error
 
 
-def read_checkpoint(path: Path, rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The shared state and this process's own.
+def read_checkpoint(path: Path, rank: int) -> dict[str, dict[str, Any]]:
+    """The state as `TrainState.state_dict` gave it: the `shared` part and this process's own, `rank`.
 
     Raises:
         UserError: the checkpoint has no state for this process, so it was written by fewer, or it is damaged.
@@ -88,49 +85,12 @@ def read_checkpoint(path: Path, rank: int) -> tuple[dict[str, Any], dict[str, An
         raise UserError(f"{path} was written by {ranks} process(es); resume with as many --devices and --nodes")
     try:
         shared = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        return shared, torch.load(own, map_location="cpu", weights_only=True)
+        return {"shared": shared, "rank": torch.load(own, map_location="cpu", weights_only=True)}
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"the checkpoint {path} is damaged or incomplete: delete that folder to go on from the one before it, "
             "if there is one, or start a new run"
         ) from error
-
-
-def random_states() -> dict[str, Any]:
-    """The states of all global generators, as tensors and plain values."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    states: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "python": {"version": version, "internal": torch.tensor(internal, dtype=torch.int64), "gauss": gauss},
-        "numpy": {
-            "name": name,
-            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` gave."""
-    torch.set_rng_state(states["torch"])
-    python = states["python"]
-    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
-    saved = states["numpy"]
-    keys = saved["keys"].numpy().astype(np.uint32)
-    np.random.set_state((saved["name"], keys, saved["position"], saved["has_gauss"], saved["cached"]))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-def all_finite(tensors: dict[str, Tensor]) -> bool:
-    """Whether no floating-point tensor holds a NaN or an infinity."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values() if tensor.is_floating_point())
 
 
 def _has_room(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor
 
 from crossdistill.errors import UserError
-from crossdistill.options import TrainingOptions
+from crossdistill.options import DeviceOptions
 
 
 class _Autocast(MixedPrecision):
@@ -21,7 +21,7 @@ class _Autocast(MixedPrecision):
         return data
 
 
-def make_fabric(options: TrainingOptions) -> Fabric:
+def make_fabric(options: DeviceOptions) -> Fabric:
     """Devices, strategy and precision, as the options ask for.
 
     Raises:

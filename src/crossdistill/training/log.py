@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crossdistill.training.run_folder import RunFolder, write_atomically
+
+# Terms of the loss in one line of the console.
+_TERMS_SHOWN = 3
 
 
 class RunLog:
@@ -42,16 +47,22 @@ class RunLog:
             self._task = self._bar.add_task("steps", total=total_steps, completed=step, state="")
             self._bar.start()
         self.total_steps = total_steps
+        self._started, self._first_step = time.monotonic(), step
 
     def training(self, step: int, epoch: int, values: dict[str, float], images_per_second: float, memory: int) -> None:
         """One line per log interval: the mean of every loss term since the last one."""
         self._record("train", step, epoch, values | {"images_per_second": images_per_second})
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if name != "learning_rate")
-        state = f"{terms}  {images_per_second:.0f} images/s  {memory / 2**30:.2f} GiB"
+        state = f"{_terms_in_short(values)}  {images_per_second:.0f} images/s  {memory / 2**30:.2f} GiB"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, state=state)
         else:
-            self.console.print(f"epoch {epoch + 1}  step {step}/{self.total_steps}  {state}", soft_wrap=True)
+            line = f"epoch {epoch + 1}  step {step}/{self.total_steps}  {self._time_left(step)} left  {state}"
+            self.console.print(line, soft_wrap=True)
+
+    def _time_left(self, step: int) -> timedelta:
+        """At the pace since this process began, evaluations included."""
+        seconds = (time.monotonic() - self._started) / (step - self._first_step) * (self.total_steps - step)
+        return timedelta(seconds=round(seconds))
 
     def evaluation(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """One line per evaluation of the student."""
@@ -77,6 +88,16 @@ class RunLog:
         for name, value in values.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
         self._tensorboard.flush()
+
+
+def _terms_in_short(values: dict[str, float]) -> str:
+    """The loss and its largest terms: what fits a line; the files have all of them."""
+    others = ("loss", "learning_rate")
+    terms = {name: value for name, value in values.items() if name not in others and "/" not in name}
+    largest = sorted(terms, key=lambda name: -abs(terms[name]))[:_TERMS_SHOWN]
+    shown = [f"loss {values['loss']:.3f}", *(f"{name} {terms[name]:.3f}" for name in terms if name in largest)]
+    left_out = len(terms) - len(largest)
+    return "  ".join(shown) + (f"  (+{left_out} terms)" if left_out else "")
 
 
 def _cut_back(metrics: Path, step: int) -> None:

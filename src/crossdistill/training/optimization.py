@@ -4,10 +4,10 @@ from torch.optim import Optimizer
 
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError, nearest
-from crossdistill.options import TrainingOptions
+from crossdistill.options import OptimizationOptions
 
 
-def make_optimizer(distiller: Distiller, options: TrainingOptions) -> Optimizer:
+def make_optimizer(distiller: Distiller, options: OptimizationOptions) -> Optimizer:
     """One optimiser for the student and the method's own parts.
 
     Vectors, biases and what the student names take no weight decay.
@@ -56,7 +56,9 @@ class Schedule:
         steps_per_epoch: optimiser steps of an epoch.
     """
 
-    def __init__(self, optimizer: Optimizer, options: TrainingOptions, total_steps: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self, optimizer: Optimizer, options: OptimizationOptions, total_steps: int, steps_per_epoch: int
+    ) -> None:
         from timm.scheduler import create_scheduler_v2
 
         if options.warmup_epochs is None:

@@ -1,88 +1,127 @@
 """What can be wrong with a teacher, found before training instead of after it."""
 
 import math
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from crossdistill.data import EvalLoader, ImageData
 from crossdistill.errors import UserError
-from crossdistill.evaluation.accuracy import evaluate
+from crossdistill.evaluation import empty_logits, predict
 from crossdistill.staged import StagedModel
 
 # A fixed seed, so that the same run is refused or let through every time.
 _SLICE_SEED = 0
-_BATCH = 64
+
+
+@dataclass
+class TeacherReport:
+    """What was found.
+
+    Attributes:
+        warnings: lines for the user.
+        logits: (N, K) float32, what the teacher says of the validation images of this process, zeros elsewhere; None
+            for a teacher without a head.
+        images: how many images the teacher was checked on.
+        top1: its accuracy on them in percent; None where none were asked.
+        chance: the share of the most frequent class in percent.
+    """
+
+    warnings: list[str] = field(default_factory=list)
+    logits: Tensor | None = None
+    images: int = 0
+    top1: float | None = None
+    chance: float | None = None
 
 
 def check_teacher(
     teacher: StagedModel,
     student: StagedModel,
     data: ImageData,
+    validation: EvalLoader,
     *,
     images: int,
     allow_weak: bool,
-    device: torch.device | str,
-) -> dict[str, Any]:
-    """Check that the teacher knows the classes of the data, and answers better than chance on validation images.
+    reads_logits: bool = True,
+) -> TeacherReport:
+    """Check that the teacher knows the classes of the data and answers better than chance; ask it about all images.
 
-    It is shown a fixed random slice, at the size of the student's batches, as in training. Near chance means within
-    three standard errors of the best constant answer, which is the share of the most frequent validation class. A
-    teacher without a head is not asked; a method that needs its logits refuses it.
+    It is shown a fixed random choice of the validation images first, at the size of the student's batches, as in
+    training, then the others. Near chance means within three standard errors of the best constant answer, which is the
+    share of the most frequent validation class. A teacher without a head is not asked; a method that needs its logits
+    refuses it.
 
     Args:
-        teacher: from `build_model`, on `device`.
+        teacher: from `build_model`.
         student: the model that will learn from it.
         data: the data set.
-        images: validation images to ask it about; 0 asks none.
+        validation: its validation images, of this process.
+        images: validation images to check it on; 0 checks none.
         allow_weak: let a teacher pass that is untrained, has a new head or is near chance; it is warned of.
-        device: where to run.
-
-    Returns:
-        `images`, `teacher_top1` and `chance` in percent (None where none were asked), and `warnings`, a list of lines.
+        reads_logits: whether the method learns from its logits; if not, a new head is only warned of.
 
     Raises:
         UserError: other classes than the data's; and, without `allow_weak`, a teacher without weights, with a new head,
             or near chance.
     """
     _check_classes(teacher, data)
-    warnings = _differences(teacher, student)
+    report = TeacherReport(_differences(teacher, student))
 
     def object_to(line: str) -> None:
         if not allow_weak:
             raise UserError(f"{line}, or insist with --allow_weak_teacher true")
-        warnings.append(line)
+        report.warnings.append(line)
 
     card = teacher.card
     if card.weights == "none":
         object_to(f"the teacher {teacher.name} has no weights: give --teacher_weights")
     elif not card.head_trained and teacher.num_classes:
-        object_to(
-            f"the teacher {teacher.name} has a new head for the {teacher.num_classes} classes: train it on them first "
-            "(crossdistill train --student_weights pretrained), map its own outputs with --teacher_classes, "
-            "or use its features alone (--teacher.kwargs.num_classes=0)"
-        )
-    report: dict[str, Any] = {"images": 0, "teacher_top1": None, "chance": None, "warnings": warnings}
-    if teacher.num_classes == 0 or images == 0:
+        line = f"the teacher {teacher.name} has a new head for the {teacher.num_classes} classes"
+        if reads_logits:
+            object_to(
+                f"{line}: train it on them first (crossdistill train --student_weights pretrained), map its own "
+                "outputs with --teacher_classes, or use its features alone (--teacher.kwargs.num_classes=0)"
+            )
+        else:
+            report.warnings.append(f"{line}, whose answers mean nothing; this method reads its features only")
+    if teacher.num_classes == 0:
         return report
 
-    chosen = torch.randperm(len(data.validation), generator=torch.Generator().manual_seed(_SLICE_SEED))[:images]
-    batches = EvalLoader(
-        data.validation.subset(chosen),
-        image_size=student.image_size,
-        batch_size=_BATCH,
-        device=device,
-        # Starting processes takes longer than decoding a slice.
-        workers=0,
-    )
-    accuracy = evaluate(teacher, batches)["top1"] / 100
-    chance = data.validation.labels.bincount().max().item() / len(data.validation)
-    if accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / len(chosen)):
-        object_to(
-            f"the teacher {teacher.name} is near chance: {accuracy:.1%} of {len(chosen)} validation images right, the "
-            f"most frequent class alone gives {chance:.1%}: check its weights, image size and normalisation"
-        )
-    return report | {"images": len(chosen), "teacher_top1": 100 * accuracy, "chance": 100 * chance}
+    order = torch.randperm(len(validation.indices), generator=torch.Generator().manual_seed(_SLICE_SEED))
+    report.logits = empty_logits(teacher, validation.size)
+    checked = order[: -(-images * len(order) // validation.size)]
+    predict(teacher, validation.at(checked), report.logits)
+    if images and (card.head_trained or reads_logits):
+        right, count = _right(report.logits, data, validation.indices[checked])
+        chance = data.validation.labels.bincount().max().item() / len(data.validation)
+        accuracy = right / count
+        report.images, report.top1, report.chance = count, 100 * accuracy, 100 * chance
+        if accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / count):
+            object_to(
+                f"the teacher {teacher.name} is near chance: {accuracy:.1%} of {count} validation images right, the "
+                f"most frequent class alone gives {chance:.1%}: check its weights, image size and normalisation"
+            )
+    predict(teacher, validation.at(order[len(checked) :]), report.logits)
+    return report
+
+
+def ask_teacher(teacher: StagedModel, validation: EvalLoader) -> Tensor | None:
+    """What the teacher says of the validation images of this process, (N, K) float32; None without a head."""
+    if teacher.num_classes == 0:
+        return None
+    logits = empty_logits(teacher, validation.size)
+    predict(teacher, validation, logits)
+    return logits
+
+
+def _right(logits: Tensor, data: ImageData, indices: Tensor) -> tuple[int, int]:
+    """How many of these images, of all processes together, are answered right, and how many they are."""
+    right = logits[indices.to(logits.device)].argmax(dim=1).cpu() == data.validation.labels[indices]
+    counts = torch.tensor([right.sum(), len(right)], device=logits.device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)
+    return int(counts[0]), int(counts[1])
 
 
 def _check_classes(teacher: StagedModel, data: ImageData) -> None:

@@ -1,31 +1,39 @@
-"""One training run from its options: build everything, check it, train, and write down what came out."""
+"""One training run: from its options or from live objects to a trained student and what is written down of it."""
 
 import os
-import random
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import torch
+from lightning.fabric import Fabric
 from rich.console import Console
-from rich.table import Table
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.evaluation.accuracy import answers
+from crossdistill.evaluation import empty_logits, predict
 from crossdistill.methods import build_distiller, parse_hyperparameters
 from crossdistill.models import build_model, save_model
-from crossdistill.options import TrainingOptions, height_and_width
+from crossdistill.options import (
+    DataOptions,
+    DeviceOptions,
+    OptimizationOptions,
+    PairOptions,
+    ReportingOptions,
+    TrainingOptions,
+    height_and_width,
+)
 from crossdistill.staged import StagedModel
-from crossdistill.training.devices import make_fabric, peak_memory
+from crossdistill.training.devices import make_fabric, over_processes
 from crossdistill.training.log import RunLog
 from crossdistill.training.optimization import check_optimizer
-from crossdistill.training.preflight import check_teacher
-from crossdistill.training.run_folder import RunFolder, write_json
-from crossdistill.training.trainer import Loop
+from crossdistill.training.preflight import ask_teacher, check_teacher
+from crossdistill.training.run_folder import RunFolder
+from crossdistill.training.state import seed_everything
+from crossdistill.training.summary import print_summary, summarise
+from crossdistill.training.trainer import Trainer
 
 # Evaluation keeps no gradients, so it can take larger batches than training.
 _EVALUATION_BATCH = 256
@@ -34,7 +42,7 @@ _EVALUATION_BATCH = 256
 def distill(
     options: TrainingOptions, console: Console | None = None, given: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Train a student as `options` say.
+    """Train a student as `options` say: what `crossdistill distill` and `crossdistill train` do.
 
     Everything that can be refused is refused before the run folder is made. With several devices each process calls
     this; the first one writes.
@@ -52,95 +60,145 @@ def distill(
         UserError: a mistake in the options, the files or the pair, or a run that cannot go on.
         KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint was written.
     """
-    folder = RunFolder(options.output)
-    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-    if first or options.resume:
-        folder.check(options.resume)
+    folder = _folder(options)
     if options.resume:
         options = folder.merge_recipe(options, given)
     _check_options(options)
-    console = (console or Console()) if first else Console(quiet=True)
-
+    console = _console(console)
+    if options.resume and folder.finished:
+        return _already_finished(folder, console)
     data = open_data(options.data, on_bad_image=options.on_bad_image)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
-    fabric = make_fabric(options)
-    _seed(options.seed)
-    student, teacher = build_models(options, data)
+    fabric = make_fabric(options.part(DeviceOptions))
+    seed_everything(options.seed)
+    student, teacher = build_models(options.part(PairOptions), data)
     if options.image_size is None:
         _warn_of_enlarging(data, student, console)
-    _seed(options.seed)
+    seed_everything(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
-    _check_single_images(options, distiller, fabric.world_size)
-    mixer = _mixer(options, data)
+    return _train(fabric, distiller, data, options, console)
 
+
+def train(
+    distiller: Distiller, data: ImageData | str, options: TrainingOptions, console: Console | None = None
+) -> dict[str, Any]:
+    """Train the student of a method that was built by hand: `crossdistill.train`.
+
+    The same loop, run folder, checkpoints and checks as those of the command. A run that goes on (`resume`) must be
+    given an equal distiller.
+
+    Args:
+        distiller: the method, with its student and its teacher.
+        data: the data set, or what `--data` takes.
+        options: the recipe; what they say of the models, the method and the name of the data is not read.
+        console: where to report; default: the standard output.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        UserError: a mistake in the options, or a run that cannot go on.
+        KeyboardInterrupt: stopped by SIGINT or SIGTERM, after a checkpoint was written.
+    """
+    folder = _folder(options)
+    if options.resume:
+        options = folder.merge_recipe(options)
+    options.check_ranges()
+    check_optimizer(options.optimizer)
+    console = _console(console)
+    if options.resume and folder.finished:
+        return _already_finished(folder, console)
+    if isinstance(data, str):
+        data = open_data(data, on_bad_image=options.on_bad_image)
+    return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console)
+
+
+def _train(
+    fabric: Fabric, distiller: Distiller, data: ImageData, options: TrainingOptions, console: Console
+) -> dict[str, Any]:
+    """What both have in common: everything behind the construction of the models and the method."""
+    folder, student, teacher = RunFolder(options.output), distiller.student, distiller.teacher
+    devices, optimization, reporting = (
+        options.part(DeviceOptions),
+        options.part(OptimizationOptions),
+        options.part(ReportingOptions),
+    )
+    _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
-    train, validation = _loaders(options, data, student, fabric.device, fabric.global_rank, fabric.world_size)
+    train_loader, validation = _loaders(options, data, student, fabric)
     distiller.to(fabric.device)
-    if options.sync_batch_norm and fabric.world_size > 1:
+    if devices.sync_batch_norm and fabric.world_size > 1:
         _synchronise_batch_norms(distiller, fabric.device)
-    teacher_answers, teacher_top1 = None, None
+    teacher_logits, teacher_top1 = None, None
     if teacher is not None:
-        if not options.resume:
-            _preflight(options, data, student, teacher, fabric.device, console)
-        if teacher.num_classes:
-            teacher_answers, teacher_top1 = answers(teacher, validation, len(data.validation))
+        if options.resume:
+            teacher_logits = ask_teacher(teacher, validation)
+        else:
+            report = check_teacher(
+                teacher,
+                student,
+                data,
+                validation,
+                images=options.preflight_images,
+                allow_weak=options.allow_weak_teacher,
+                reads_logits="logits" in distiller.needs.teacher,
+            )
+            for warning in report.warnings:
+                console.print(f"warning: {warning}", soft_wrap=True)
+            teacher_logits = report.logits
+    if teacher_logits is not None:
+        teacher_logits = over_processes(fabric, teacher_logits, "sum")
+        answers = teacher_logits.argmax(dim=1)
+        teacher_top1 = 100 * (answers.cpu() == data.validation.labels).float().mean().item()
 
-    loop = Loop(fabric, options, distiller, train, validation, mixer, folder, teacher_answers)
-    _seed(options.seed + fabric.global_rank)
-    resumed = options.resume and loop.resume()
+    trainer = Trainer(
+        fabric,
+        distiller,
+        train_loader,
+        validation,
+        _mixer(options, data),
+        folder,
+        optimization=optimization,
+        devices=devices,
+        reporting=reporting,
+        teacher_answers=answers if teacher_logits is not None else None,
+    )
+    seed_everything(options.seed + fabric.global_rank)
+    resumed = options.resume and trainer.resume()
     if not resumed:
-        distiller.prepare(train.plain())
+        distiller.prepare(train_loader.plain())
     log = None
     if fabric.global_rank == 0:
         folder.create(options)
-        log = RunLog(folder, loop.total_steps, loop.step, console)
+        log = RunLog(folder, trainer.total_steps, trainer.state.step, console)
         if resumed:
-            log.message(f"going on at step {loop.step} of {loop.total_steps}")
+            log.message(f"going on at step {trainer.state.step} of {trainer.total_steps}")
     try:
-        loop.run(log)
+        trainer.fit(log)
     except torch.OutOfMemoryError as error:
         raise UserError("the device has too little memory: lower --batch_size, or raise --accumulate") from error
     finally:
         if log is not None:
             log.close()
-    summary = _summary(options, data, distiller, loop, teacher_top1)
+
+    logits = trainer.logits
+    if logits is None:
+        # Killed after the last evaluation, whose numbers are in the checkpoint.
+        logits = empty_logits(student, validation.size)
+        predict(trainer.result.eval(), validation, logits)
+    logits = over_processes(fabric, logits, "sum")
+    summary = summarise(options, data, trainer, teacher_top1)
     if fabric.global_rank == 0:
-        save_model(loop.result, folder.student, classes=data.classes)
-        write_json(folder.summary, summary)
-        _print_table(console, summary, folder)
+        save_model(trainer.result, folder.student, classes=data.classes)
+        folder.write_predictions(data, student=logits, teacher=teacher_logits)
+        folder.write_summary(summary)
+        print_summary(console, summary, folder)
     fabric.barrier()
     return summary
 
 
-def _check_options(options: TrainingOptions) -> None:
-    """Refuse what no run can have, before anything is loaded.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if not options.data:
-        raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
-    if not (options.student.name or options.student_weights not in ("none", "pretrained")):
-        raise UserError("--student is missing: name the model to train (see: crossdistill models)")
-    options.check_ranges()
-    check_optimizer(options.optimizer)
-    parse_hyperparameters(options.method)
-
-
-def _check_single_images(options: TrainingOptions, distiller: Distiller, processes: int) -> None:
-    """Refuse steps of one image where a batch norm would have a single value to take its statistics of."""
-    if options.batch_size > processes * options.accumulate or distiller.student.stages[-1].size != (1, 1):
-        return
-    for name, module in distiller.named_modules():
-        if isinstance(module, _BatchNorm) and not name.startswith("teacher."):
-            raise UserError(
-                f"a step sees one image at a time, and at {distiller.student.image_size} pixels {name} normalises one "
-                "position of it: raise --batch_size, lower --accumulate, or enlarge the images"
-            )
-
-
-def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
+def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
     """The student, whose size is that of the batches, and the teacher where one is given."""
     classes = len(data.classes)
     student = build_model(
@@ -167,12 +225,61 @@ def build_models(options: TrainingOptions, data: ImageData) -> tuple[StagedModel
     return student, teacher
 
 
-def _image_size(options: TrainingOptions, data: ImageData) -> tuple[int, int] | None:
-    """Height and width of the batches: asked for, the student's own, the data's; None: timm's default."""
-    if options.image_size is not None:
-        return height_and_width(options.image_size, "image_size")
-    if "img_size" in options.student.kwargs:
-        return height_and_width(options.student.kwargs["img_size"], "student.kwargs.img_size")
+def _first_process() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+
+
+def _console(console: Console | None) -> Console:
+    return (console or Console()) if _first_process() else Console(quiet=True)
+
+
+def _folder(options: TrainingOptions) -> RunFolder:
+    """The run's folder, where it can take this run."""
+    folder = RunFolder(options.output)
+    if _first_process() or options.resume:
+        folder.check(options.resume)
+    return folder
+
+
+def _already_finished(folder: RunFolder, console: Console) -> dict[str, Any]:
+    summary = folder.read_summary()
+    console.print(f"the run in {folder.path} is finished: nothing to do")
+    print_summary(console, summary, folder)
+    return summary
+
+
+def _check_options(options: TrainingOptions) -> None:
+    """Refuse what no run can have, before anything is loaded.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if not options.data:
+        raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
+    if not (options.student.name or options.student_weights not in ("none", "pretrained")):
+        raise UserError("--student is missing: name the model to train (see: crossdistill models)")
+    options.check_ranges()
+    check_optimizer(options.optimizer)
+    parse_hyperparameters(options.method)
+
+
+def _check_single_images(options: OptimizationOptions, distiller: Distiller, processes: int) -> None:
+    """Refuse steps of one image where a batch norm would have a single value to take its statistics of."""
+    if options.batch_size > processes * options.accumulate or distiller.student.stages[-1].size != (1, 1):
+        return
+    for name, module in distiller.named_modules():
+        if isinstance(module, _BatchNorm) and not name.startswith("teacher."):
+            raise UserError(
+                f"a step sees one image at a time, and at {distiller.student.image_size} pixels {name} normalises one "
+                "position of it: raise --batch_size, lower --accumulate, or enlarge the images"
+            )
+
+
+def _image_size(options: PairOptions, data: ImageData) -> tuple[int, int] | None:
+    """Height and width of the batches: asked for, the data's; None: the student's own."""
+    asked_for = height_and_width(options.image_size, "image_size")
+    if asked_for is not None or "img_size" in options.student.kwargs:
+        return asked_for
     if data.train.pixels is not None and options.student_weights in ("none", "pretrained"):
         height, width = data.train.pixels.shape[-2:]
         return height, width
@@ -192,56 +299,39 @@ def _warn_of_enlarging(data: ImageData, student: StagedModel, console: Console) 
         )
 
 
+def _data_seed(options: TrainingOptions) -> int:
+    return options.seed if options.data_seed is None else options.data_seed
+
+
 def _mixer(options: TrainingOptions, data: ImageData) -> Mixer:
-    seed = options.seed if options.data_seed is None else options.data_seed
-    return Mixer(len(data.classes), options.label_smoothing, options.mixup, options.cutmix, seed)
+    return Mixer(len(data.classes), options.label_smoothing, options.mixup, options.cutmix, _data_seed(options))
 
 
 def _loaders(
-    options: TrainingOptions, data: ImageData, student: StagedModel, device: torch.device, rank: int, world_size: int
+    options: TrainingOptions, data: ImageData, student: StagedModel, fabric: Fabric
 ) -> tuple[TrainLoader, EvalLoader]:
     train = TrainLoader(
         data.train,
         image_size=student.image_size,
         batch_size=options.batch_size,
         accumulate=options.accumulate,
-        rank=rank,
-        world_size=world_size,
-        data_seed=options.seed if options.data_seed is None else options.data_seed,
-        device=device,
-        options=options,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        data_seed=_data_seed(options),
+        device=fabric.device,
+        options=options.part(DataOptions),
     )
     validation = EvalLoader(
         data.validation,
         image_size=student.image_size,
         batch_size=_EVALUATION_BATCH,
-        device=device,
+        device=fabric.device,
         workers=options.workers,
-        rank=rank,
-        world_size=world_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
         cache_images=options.cache_images,
     )
     return train, validation
-
-
-def _preflight(
-    options: TrainingOptions,
-    data: ImageData,
-    student: StagedModel,
-    teacher: StagedModel,
-    device: torch.device,
-    console: Console,
-) -> None:
-    checked = check_teacher(
-        teacher,
-        student,
-        data,
-        images=options.preflight_images,
-        allow_weak=options.allow_weak_teacher,
-        device=device,
-    )
-    for warning in checked["warnings"]:
-        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _synchronise_batch_norms(distiller: Distiller, device: torch.device) -> None:
@@ -260,69 +350,3 @@ def _synchronise_batch_norms(distiller: Distiller, device: torch.device) -> None
             distiller.student.attach_hooks()
         elif part is not distiller.teacher:
             setattr(distiller, name, convert_sync_batchnorm(part))
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _summary(
-    options: TrainingOptions, data: ImageData, distiller: Distiller, loop: Loop, teacher_top1: float | None
-) -> dict[str, Any]:
-    import timm
-
-    evaluation = dict(loop.last_evaluation)
-    agreement = evaluation.pop("agreement", None)
-    top1 = evaluation.pop("top1")
-    for name in ("images", "seconds"):
-        evaluation.pop(name)
-    images = loop.step * options.batch_size
-    return {
-        "method": options.method.name,
-        "method_kwargs": options.method.kwargs,
-        "teacher": distiller.teacher.name if distiller.teacher is not None else None,
-        "student": distiller.student.name,
-        "data": data.name,
-        "image_size": list(distiller.student.image_size),
-        "seed": options.seed,
-        "epochs": options.epochs,
-        "steps": loop.step,
-        "top1": top1,
-        "best_top1": loop.best_top1,
-        **evaluation,
-        "teacher_top1": teacher_top1,
-        "teacher_agreement": agreement,
-        "evaluated_weights": "moving average" if loop.ema is not None else "last step",
-        "train_images": len(data.train),
-        "validation_images": len(data.validation),
-        "skipped_images": data.skipped,
-        "student_params": sum(parameter.numel() for parameter in distiller.student.parameters()),
-        "extra_params": distiller.extra_parameters(),
-        "images_per_second": images / loop.seconds if loop.seconds else 0.0,
-        "seconds": loop.seconds,
-        "peak_memory_bytes": peak_memory(loop.fabric.device),
-        "device": torch.cuda.get_device_name(loop.fabric.device)
-        if loop.fabric.device.type == "cuda"
-        else loop.fabric.device.type,
-        "devices": loop.fabric.world_size,
-        "precision": options.precision,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-    }
-
-
-def _print_table(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
-    table = Table(title=f"{summary['method']}: {summary['student']} on {summary['data']}", show_header=False)
-    table.add_row("top-1", f"{summary['top1']:.2f} % (last epoch; best {summary['best_top1']:.2f} %)")
-    if summary["teacher"]:
-        table.add_row("teacher", summary["teacher"])
-    if summary["teacher_top1"] is not None:
-        table.add_row("teacher's top-1", f"{summary['teacher_top1']:.2f} %")
-        table.add_row("agreement with the teacher", f"{summary['teacher_agreement']:.2f} %")
-    table.add_row("parameters", f"{summary['student_params']:,} (+ {summary['extra_params']:,} while training)")
-    table.add_row("training", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.0f} images/s")
-    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
-    table.add_row("student", str(folder.student))
-    console.print(table)

@@ -7,24 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import yaml
+from torch import Tensor
 
+from crossdistill.data import ImageData
 from crossdistill.errors import UserError
 from crossdistill.files import written_whole
 from crossdistill.options import TrainingOptions
-
-# What may differ when a run goes on: where and how it is computed and reported, not what is computed.
-_FREE_ON_RESUME = {
-    "output",
-    "resume",
-    "workers",
-    "log_every",
-    "log_gradient_norms",
-    "checkpoint_every",
-    "on_bad_image",
-    "cache_images",
-    "allow_weak_teacher",
-}
 
 
 class RunFolder:
@@ -41,7 +31,13 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.student = self.path / "student.safetensors"
+        self.predictions = self.path / "predictions.safetensors"
         self.checkpoints = self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run in it came to its end: the summary is what it writes last."""
+        return self.summary.exists()
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that cannot take this run, before anything is computed or written.
@@ -75,13 +71,13 @@ class RunFolder:
             UserError: `options` asks for something else than the run was started with.
         """
         recorded = load_recipe(self.recipe)
+        fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
         if given is None:
             defaults = TrainingOptions()
-            names = [field.name for field in dataclasses.fields(TrainingOptions)]
-            given = [name for name in names if getattr(options, name) != getattr(defaults, name)]
+            given = [name for name in fields if getattr(options, name) != getattr(defaults, name)]
         for name in given:
             wanted, there = getattr(options, name), getattr(recorded, name)
-            if wanted != there and name not in _FREE_ON_RESUME:
+            if wanted != there and not fields[name].metadata.get("free_on_resume"):
                 raise UserError(
                     f"the run in {self.path} was started with --{name} {_short(there)}, not {_short(wanted)}: "
                     f"leave --{name} out, or choose another --output"
@@ -96,6 +92,35 @@ class RunFolder:
         recipe = dataclasses.asdict(options) | {"resume": False}
         write_atomically(self.recipe, yaml.safe_dump(recipe, sort_keys=False))
 
+    def write_predictions(self, data: ImageData, *, student: Tensor, teacher: Tensor | None) -> None:
+        """Record what the models say of each validation image, for statistics over images.
+
+        `student` and `teacher` (N, K) float32 logits, `labels` (N,) int64; the metadata has one JSON object with the
+        names of the `images` and of the `classes`. A teacher without a head says nothing.
+        """
+        tensors = {"student": student, "labels": data.validation.labels}
+        if teacher is not None:
+            tensors["teacher"] = teacher
+        names = json.dumps({"images": data.validation.names, "classes": data.classes})
+        content = safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, {"crossdistill": names})
+        with written_whole(self.predictions) as beside:
+            beside.write_bytes(content)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """The last thing that a run writes."""
+        write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `write_summary` wrote.
+
+        Raises:
+            UserError: it was changed so that it is no JSON any more.
+        """
+        try:
+            return json.loads(self.summary.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.summary} is damaged: delete it, and the run goes on from its checkpoint") from error
+
 
 def load_recipe(path: Path) -> TrainingOptions:
     """The options that `recipe.yaml` records.
@@ -103,13 +128,8 @@ def load_recipe(path: Path) -> TrainingOptions:
     Raises:
         UserError: the file was changed so that it holds no options any more.
     """
-    from crossdistill.options import MethodOptions, ModelOptions
-
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())
-        for name, kind in (("student", ModelOptions), ("teacher", ModelOptions), ("method", MethodOptions)):
-            values[name] = kind(**values[name])
-        return TrainingOptions(**values)
+        return TrainingOptions.from_dict(yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -120,10 +140,6 @@ def load_recipe(path: Path) -> TrainingOptions:
 def write_atomically(path: Path, text: str) -> None:
     with written_whole(path) as beside:
         beside.write_text(text)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def _short(value: object) -> str:

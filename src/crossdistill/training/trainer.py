@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -15,51 +14,57 @@ from torch import Tensor, nn
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.evaluation.accuracy import evaluate
-from crossdistill.options import TrainingOptions
+from crossdistill.evaluation import empty_logits, evaluate
+from crossdistill.options import DeviceOptions, OptimizationOptions, ReportingOptions
 from crossdistill.staged import StagedModel
-from crossdistill.training.checkpoint import (
-    CheckpointWriter,
-    all_finite,
-    latest_checkpoint,
-    random_states,
-    read_checkpoint,
-    set_random_states,
-)
+from crossdistill.training.checkpoint import CheckpointWriter, latest_checkpoint, read_checkpoint
 from crossdistill.training.devices import any_process, peak_memory
 from crossdistill.training.log import RunLog
 from crossdistill.training.optimization import Schedule, make_optimizer
 from crossdistill.training.run_folder import RunFolder
-from crossdistill.training.terms import TermSums, first_not_finite, gradient_norms
+from crossdistill.training.state import TrainState
+from crossdistill.training.terms import first_not_finite, gradient_norms
 
 
-class Loop:
+class Trainer:
     """Trains a distiller, from its first step or from the run's latest checkpoint.
 
     Args:
         fabric: launched.
-        options: the recipe.
         distiller: the method, with its student and teacher.
         train: training batches of this process.
         validation: validation batches of this process.
         mixer: label smoothing, mixup and CutMix.
         folder: where the run is recorded.
+        optimization: how long, in what steps, at what rate.
+        devices: in what memory order, compiled or not.
+        reporting: when to log, to evaluate and to write a checkpoint.
         teacher_answers: (N,) the teacher's class of each validation image, or None.
+
+    Attributes:
+        state: what a checkpoint holds.
+        logits: (N, K) float32, what `result` says of the validation images at the end of the training, zeros where
+            another process has the image; None before.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        options: TrainingOptions,
         distiller: Distiller,
         train: TrainLoader,
         validation: EvalLoader,
         mixer: Mixer,
         folder: RunFolder,
-        teacher_answers: Tensor | None,
+        *,
+        optimization: OptimizationOptions,
+        devices: DeviceOptions,
+        reporting: ReportingOptions,
+        teacher_answers: Tensor | None = None,
     ) -> None:
         self.fabric = fabric
-        self.options = options
+        self.optimization = optimization
+        self.devices = devices
+        self.reporting = reporting
         self.distiller = distiller
         self.train = train
         self.validation = validation
@@ -68,36 +73,40 @@ class Loop:
         self.teacher_answers = teacher_answers
         self.log: RunLog | None = None
 
-        steps = options.epochs * train.steps_per_epoch
-        self.total_steps = min(steps, options.max_steps) if options.max_steps else steps
-        self.step = 0
-        self.best_top1 = 0.0
-        self.seconds = 0.0
-        self.terms = TermSums()
-        self.last_evaluation: dict[str, float] = {}
+        self.logits: Tensor | None = None
+
+        steps = optimization.epochs * train.steps_per_epoch
+        self.total_steps = min(steps, optimization.max_steps) if optimization.max_steps else steps
         self._interrupted = False
 
-        if options.channels_last:
+        if devices.channels_last:
             distiller.to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(distiller, options)
-        self.schedule = Schedule(self.optimizer, options, self.total_steps, train.steps_per_epoch)
-        self.ema = ModelEmaV3(distiller.student, decay=options.ema_decay) if options.ema_decay else None
+        optimizer = make_optimizer(distiller, optimization)
+        self.schedule = Schedule(optimizer, optimization, self.total_steps, train.steps_per_epoch)
+        self.ema = ModelEmaV3(distiller.student, decay=optimization.ema_decay) if optimization.ema_decay else None
         if self.ema is not None:
             self.ema.to(fabric.device)
-        runs: nn.Module = torch.compile(distiller) if options.compile else distiller  # type: ignore[assignment]
-        self.wrapped, self.wrapped_optimizer = fabric.setup(runs, self.optimizer)
-        self.critic_optimizer = None
+        runs: nn.Module = torch.compile(distiller) if devices.compile else distiller  # type: ignore[assignment]
+        self.wrapped, self.wrapped_optimizer = fabric.setup(runs, optimizer)
+        critic_optimizer = None
         if distiller.critic is not None:
-            self.critic_optimizer = distiller.critic_optimizer()
-            self.wrapped_critic, self.wrapped_critic_optimizer = fabric.setup(distiller.critic, self.critic_optimizer)
+            critic_optimizer = distiller.critic_optimizer()
+            self.wrapped_critic, self.wrapped_critic_optimizer = fabric.setup(distiller.critic, critic_optimizer)
+        self.state = TrainState(
+            distiller,
+            optimizer,
+            critic_optimizer=critic_optimizer,
+            ema=self.ema,
+            precision=fabric.strategy.precision,
+        )
 
     # What is evaluated and saved: the moving average where one runs.
     @property
     def result(self) -> StagedModel:
         return self.ema.module if self.ema is not None else self.distiller.student
 
-    def run(self, log: RunLog | None) -> None:
-        """Train to the end. On return `last_evaluation` belongs to `result`.
+    def fit(self, log: RunLog | None) -> None:
+        """Train to the end. On return the state's `last_evaluation` belongs to `result`.
 
         Raises:
             UserError: a loss term is not finite, or a checkpoint cannot be written.
@@ -106,11 +115,11 @@ class Loop:
         self.log = log
         handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while self.step < self.total_steps:
-                self._epoch(self.step // self.train.steps_per_epoch)
-            if not self.last_evaluation:
+            while self.state.step < self.total_steps:
+                self._epoch(self.state.step // self.train.steps_per_epoch)
+            if not self.state.last_evaluation:
                 # Killed between the last checkpoint and the end: the evaluation is all that was missing.
-                self._evaluate((self.step - 1) // self.train.steps_per_epoch)
+                self._evaluate((self.state.step - 1) // self.train.steps_per_epoch)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -120,41 +129,24 @@ class Loop:
         path = latest_checkpoint(self.folder.checkpoints)
         if path is None:
             return False
-        shared, own = read_checkpoint(path, self.fabric.global_rank)
-        self.distiller.load_state_dict(shared["distiller"] | own["rank_local"])
-        self.optimizer.load_state_dict(shared["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(shared["ema"])
-        if self.critic_optimizer is not None:
-            assert self.distiller.critic is not None
-            self.distiller.critic.load_state_dict(shared["critic"])
-            self.critic_optimizer.load_state_dict(shared["critic_optimizer"])
-        self.fabric.strategy.precision.load_state_dict(shared["precision"])
-        self.step = shared["step"]
-        self.best_top1 = shared["best_top1"]
-        self.seconds = shared["seconds"]
-        self.last_evaluation = shared["last_evaluation"]
-        self.terms.sums = {name: value.to(self.fabric.device) for name, value in own["sums"].items()}
-        self.terms.weights = own["weights"]
-        self.terms.steps = shared["summed_steps"]
-        set_random_states(own["random"])
+        self.state.load_state_dict(read_checkpoint(path, self.fabric.global_rank))
         return True
 
     def _epoch(self, epoch: int) -> None:
         first_step = epoch * self.train.steps_per_epoch
         end = min(first_step + self.train.steps_per_epoch, self.total_steps)
-        batches = self.train.epoch(epoch, start_step=self.step - first_step)
+        batches = self.train.epoch(epoch, start_step=self.state.step - first_step)
         self.wrapped.train()
         self.start_interval()
-        while self.step < end:
-            self.advance(epoch, batches)
+        while self.state.step < end:
+            self.train_step(epoch, batches)
             if self._should_stop():
                 self._count_time()
                 self._save()
-                self._say(f"stopped at step {self.step}; go on with: --output {self.folder.path} --resume true")
+                self._say(f"stopped at step {self.state.step}; go on with: --output {self.folder.path} --resume true")
                 raise KeyboardInterrupt
-            every = self.options.checkpoint_every
-            if every and self.step % every == 0 and self.step < end:
+            every = self.reporting.checkpoint_every
+            if every and self.state.step % every == 0 and self.state.step < end:
                 self._count_time()
                 self._save()
                 self.start_interval()
@@ -162,62 +154,62 @@ class Loop:
         # An iterator that is dropped midway would keep its workers until the garbage collector comes by.
         if hasattr(batches, "close"):
             batches.close()
-        if (epoch + 1) % self.options.evaluate_every == 0 or self.step == self.total_steps:
+        if (epoch + 1) % self.reporting.evaluate_every == 0 or self.state.step == self.total_steps:
             self._evaluate(epoch)
         self._save()
 
     def start_interval(self) -> None:
         """Begin to count time and steps for the next report."""
         self._interval_started = time.perf_counter()
-        self._interval_first_step = self.step
+        self._interval_first_step = self.state.step
 
-    def advance(self, epoch: int, batches: Iterator[Batch]) -> None:
+    def train_step(self, epoch: int, batches: Iterator[Batch]) -> None:
         """One optimiser step of the student, the critic's where it is due, and a report at the end of an interval."""
         self._set_progress(epoch)
-        rate = self.schedule.set(self.step)
+        rate = self.schedule.set(self.state.step)
         norms = self._optimise(batches)
-        self.step += 1
-        if self.step % self.options.log_every == 0 or self.step == self.total_steps:
+        self.state.step += 1
+        if self.state.step % self.reporting.log_every == 0 or self.state.step == self.total_steps:
             self._report(epoch, {"learning_rate": rate} | norms)
 
     def _optimise(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimiser step over `accumulate` batches; gradient norms per term where they are asked for."""
-        accumulate = self.options.accumulate
+        accumulate = self.optimization.accumulate
         norms: dict[str, float] = {}
         for i in range(accumulate):
             batch = next(batches)
-            images, labels = self.mixer(batch.images, batch.labels, step=self.step)
-            if self.options.channels_last:
+            images, labels = self.mixer(batch.images, batch.labels, step=self.state.step)
+            if self.devices.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with self.fabric.no_backward_sync(self.wrapped, enabled=i < accumulate - 1):
                 terms = self.wrapped(images, labels, indices=batch.indices)
                 if i == 0 and self._wants_norms():
                     norms = gradient_norms(terms, self.distiller.student)
                 self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulate)
-            self.terms.add(terms, 1 / accumulate)
-        if self.options.clip_gradient:
+            self.state.terms.add(terms, 1 / accumulate)
+        if self.optimization.clip_gradient:
             self.fabric.clip_gradients(
-                self.wrapped, self.wrapped_optimizer, max_norm=self.options.clip_gradient, error_if_nonfinite=False
+                self.wrapped, self.wrapped_optimizer, max_norm=self.optimization.clip_gradient, error_if_nonfinite=False
             )
         self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.distiller.student)
-        if self.critic_optimizer is not None and (self.step + 1) % self.distiller.critic_every == 0:
+        if self.state.critic_optimizer is not None and (self.state.step + 1) % self.distiller.critic_every == 0:
             assert self.distiller.critic_batch is not None
             loss = self.wrapped_critic(*self.distiller.critic_batch)
             self.fabric.backward(loss)
             self.wrapped_critic_optimizer.step()
             self.wrapped_critic_optimizer.zero_grad()
-            self.terms.add({"critic": loss})
-        self.terms.steps += 1
+            self.state.terms.add({"critic": loss})
+        self.state.terms.steps += 1
         return norms
 
     def _set_progress(self, epoch: int) -> None:
         if self.distiller.progress_unit == "epoch":
             self.distiller.progress.fill_(epoch * self.train.steps_per_epoch / self.total_steps)
         else:
-            self.distiller.progress.fill_(self.step / self.total_steps)
+            self.distiller.progress.fill_(self.state.step / self.total_steps)
 
     def _means(self) -> dict[str, float]:
         """Mean of each term since the last report.
@@ -225,12 +217,12 @@ class Loop:
         Raises:
             UserError: a term is not finite.
         """
-        means = self.terms.means(self.fabric)
+        means = self.state.terms.means(self.fabric)
         bad = first_not_finite(means)
         if bad is not None:
-            kept, first = latest_checkpoint(self.folder.checkpoints), self.step - self.terms.steps + 1
+            kept, first = latest_checkpoint(self.folder.checkpoints), self.state.step - self.state.terms.steps + 1
             raise UserError(
-                f"the loss term '{bad}' is not finite any more (step {first} to {self.step}); try a lower "
+                f"the loss term '{bad}' is not finite any more (step {first} to {self.state.step}); try a lower "
                 "--learning_rate, --clip_gradient or --precision 32 "
                 + (f"(the last good checkpoint is {kept})" if kept else "(there is no checkpoint yet)")
             )
@@ -239,30 +231,34 @@ class Loop:
     def _report(self, epoch: int, values: dict[str, float]) -> None:
         means = self._means()
         elapsed = time.perf_counter() - self._interval_started
-        rate = (self.step - self._interval_first_step) * self.options.batch_size / elapsed
+        rate = (self.state.step - self._interval_first_step) * self.optimization.batch_size / elapsed
         self._count_time()
         if self.log is not None:
             loss = {"loss": sum(value for name, value in means.items() if name != "critic")}
-            self.log.training(self.step, epoch, values | loss | means, rate, peak_memory(self.fabric.device))
-        self.terms.clear()
+            self.log.training(self.state.step, epoch, values | loss | means, rate, peak_memory(self.fabric.device))
+        self.state.terms.clear()
 
     def _count_time(self) -> None:
         now = time.perf_counter()
-        self.seconds += now - self._interval_started
-        self._interval_started, self._interval_first_step = now, self.step
+        self.state.seconds += now - self._interval_started
+        self._interval_started, self._interval_first_step = now, self.state.step
 
     def _evaluate(self, epoch: int) -> None:
         self._share_buffers()
+        ended = self.state.step == self.total_steps
+        logits = empty_logits(self.result, self.validation.size) if ended else None
         result = evaluate(
             self.result,
             self.validation,
             teacher_answers=self.teacher_answers,
             further=self.distiller.validation_metrics,
+            logits=logits,
         )
-        self.best_top1 = max(self.best_top1, result["top1"])
-        self.last_evaluation = result
+        self.state.best_top1 = max(self.state.best_top1, result["top1"])
+        if ended:
+            self.state.last_evaluation, self.logits = result, logits
         if self.log is not None:
-            self.log.evaluation(self.step, epoch, result)
+            self.log.evaluation(self.state.step, epoch, result)
 
     def _share_buffers(self) -> None:
         """Give every process the first one's batch-norm statistics, so that all evaluate the model that is saved."""
@@ -275,29 +271,22 @@ class Loop:
     def _save(self) -> None:
         """Write a checkpoint, unless the weights or the terms are not finite."""
         self._means()
-        student = self.distiller.student.state_dict()
-        if not all_finite(student):
+        if not self.state.is_finite():
             raise UserError(
-                f"the student's weights are not finite at step {self.step}; try a lower --learning_rate or "
+                f"the student's weights are not finite at step {self.state.step}; try a lower --learning_rate or "
                 f"--clip_gradient (the last good checkpoint is {latest_checkpoint(self.folder.checkpoints)})"
             )
-        writer = CheckpointWriter(self.folder.checkpoints, self.step)
+        writer = CheckpointWriter(self.folder.checkpoints, self.state.step)
         rank = self.fabric.global_rank
         error: UserError | None = None
         if rank == 0:
             writer.begin()
         self.fabric.barrier()
+        state = self.state.state_dict()
         try:
             if rank == 0:
-                writer.write_shared(self._shared_state())
-            state = self.distiller.state_dict()
-            own = {
-                "sums": {name: value.cpu() for name, value in self.terms.sums.items()},
-                "weights": self.terms.weights,
-                "random": random_states(),
-                "rank_local": {name: state[name] for name in self.distiller.rank_local},
-            }
-            writer.write_rank(rank, own)
+                writer.write_shared(state["shared"])
+            writer.write_rank(rank, state["rank"])
         except UserError as caught:
             error = caught
         # One process that fails alone would leave the others waiting for it.
@@ -310,26 +299,9 @@ class Loop:
             writer.finish()
         self.fabric.barrier()
 
-    def _shared_state(self) -> dict[str, Any]:
-        critic = self.distiller.critic
-        state = self.distiller.state_dict()
-        return {
-            "step": self.step,
-            "best_top1": self.best_top1,
-            "seconds": self.seconds,
-            "last_evaluation": self.last_evaluation if self.step == self.total_steps else {},
-            "summed_steps": self.terms.steps,
-            "distiller": {name: state[name] for name in state if name not in self.distiller.rank_local},
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema is not None else {},
-            "critic": critic.state_dict() if critic is not None else {},
-            "critic_optimizer": self.critic_optimizer.state_dict() if self.critic_optimizer is not None else {},
-            "precision": self.fabric.strategy.precision.state_dict(),
-        }
-
     def _wants_norms(self) -> bool:
-        at_report = (self.step + 1) % self.options.log_every == 0 or self.step + 1 == self.total_steps
-        return self.options.log_gradient_norms and at_report
+        at_report = (self.state.step + 1) % self.reporting.log_every == 0 or self.state.step + 1 == self.total_steps
+        return self.reporting.log_gradient_norms and at_report
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._interrupted:
@@ -341,7 +313,7 @@ class Loop:
         """Whether to stop here; several processes agree on it, which costs a wait, so only where they wait anyway."""
         if self.fabric.world_size == 1:
             return self._interrupted
-        if self.step % self.options.log_every:
+        if self.state.step % self.reporting.log_every:
             return False
         return any_process(self.fabric, self._interrupted)
 

@@ -1,0 +1,82 @@
+"""What came out of a run: `summary.json`, and the table that ends it."""
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from crossdistill.data import ImageData
+from crossdistill.methods import method_name
+from crossdistill.options import TrainingOptions
+from crossdistill.training.devices import peak_memory
+from crossdistill.training.run_folder import RunFolder
+from crossdistill.training.trainer import Trainer
+
+
+def summarise(
+    options: TrainingOptions, data: ImageData, trainer: Trainer, teacher_top1: float | None
+) -> dict[str, Any]:
+    """What `summary.json` holds.
+
+    Args:
+        options: of the run.
+        data: the data set.
+        trainer: behind the last step.
+        teacher_top1: accuracy of the teacher in percent.
+    """
+    import timm
+
+    state, distiller, device = trainer.state, trainer.distiller, trainer.fabric.device
+    evaluation = dict(state.last_evaluation)
+    agreement = evaluation.pop("agreement", None)
+    top1 = evaluation.pop("top1")
+    for name in ("images", "seconds"):
+        evaluation.pop(name)
+    images = state.step * options.batch_size
+    return {
+        "method": method_name(type(distiller)),
+        "method_kwargs": options.method.kwargs,
+        "teacher": distiller.teacher.name if distiller.teacher is not None else None,
+        "student": distiller.student.name,
+        "data": data.name,
+        "image_size": list(distiller.student.image_size),
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "steps": state.step,
+        "top1": top1,
+        "best_top1": state.best_top1,
+        **evaluation,
+        "teacher_top1": teacher_top1,
+        "teacher_agreement": agreement,
+        "evaluated_weights": "moving average" if trainer.ema is not None else "last step",
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "skipped_images": data.skipped,
+        "student_params": sum(parameter.numel() for parameter in distiller.student.parameters()),
+        "extra_params": distiller.extra_parameters(),
+        "images_per_second": images / state.seconds if state.seconds else 0.0,
+        "seconds": state.seconds,
+        "peak_memory_bytes": peak_memory(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "devices": trainer.fabric.world_size,
+        "precision": options.precision,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def print_summary(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
+    """The table that ends a run."""
+    table = Table(title=f"{summary['method']}: {summary['student']} on {summary['data']}", show_header=False)
+    table.add_row("top-1", f"{summary['top1']:.2f} % (last epoch; best {summary['best_top1']:.2f} %)")
+    if summary["teacher"]:
+        table.add_row("teacher", summary["teacher"])
+    if summary["teacher_top1"] is not None:
+        table.add_row("teacher's top-1", f"{summary['teacher_top1']:.2f} %")
+        table.add_row("agreement with the teacher", f"{summary['teacher_agreement']:.2f} %")
+    table.add_row("parameters", f"{summary['student_params']:,} (+ {summary['extra_params']:,} while training)")
+    table.add_row("training", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.0f} images/s")
+    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
+    table.add_row("student", str(folder.student))
+    console.print(table)

@@ -11,7 +11,7 @@ from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
 from crossdistill.data.workers import AugmentedViews, BatchPlan, FittedImages, start_workers
 from crossdistill.errors import UserError, check_range
-from crossdistill.options import DataOptions
+from crossdistill.options import DataOptions, check_ranges
 
 
 @dataclass
@@ -261,6 +261,7 @@ class _Images:
 
 
 def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: DataOptions) -> None:
+    check_ranges(options)
     check_range(at_least=1, batch_size=batch_size, accumulate=accumulate)
     if images < batch_size:
         raise UserError(f"{images} training images are fewer than --batch_size {batch_size}: lower it")

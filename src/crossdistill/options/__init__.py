@@ -10,7 +10,7 @@ from crossdistill.options.optimization import OptimizationOptions
 from crossdistill.options.pair import MethodOptions, ModelOptions, PairOptions
 from crossdistill.options.reporting import ReportingOptions
 from crossdistill.options.training import PARTS, TrainingOptions
-from crossdistill.options.values import height_and_width, type_in_words
+from crossdistill.options.values import check_ranges, height_and_width, type_in_words
 
 __all__ = [
     "PARTS",
@@ -22,6 +22,7 @@ __all__ = [
     "PairOptions",
     "ReportingOptions",
     "TrainingOptions",
+    "check_ranges",
     "height_and_width",
     "type_in_words",
 ]

@@ -1,7 +1,6 @@
 """All options of a training run: those of every owner, joined flat, as the command line and recipes have them."""
 
 import dataclasses
-import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,7 +9,6 @@ from crossdistill.options.devices import DeviceOptions
 from crossdistill.options.optimization import OptimizationOptions
 from crossdistill.options.pair import MethodOptions, ModelOptions, PairOptions
 from crossdistill.options.reporting import ReportingOptions
-from crossdistill.options.values import check_in_range
 
 Part = TypeVar("Part")
 
@@ -36,15 +34,6 @@ class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, Data
         """The options of one owner, one of `PARTS`."""
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         return kind(**{name: getattr(self, name) for name in names})
-
-    def check_ranges(self) -> None:
-        """Refuse numbers that no run can have.
-
-        Raises:
-            UserError: naming the option.
-        """
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            check_in_range(name, getattr(self, name), annotation)
 
 
 # In the order of `--help`.

@@ -1,7 +1,7 @@
 """What the values of options may be: types that carry their range, and how both are told in a user's words."""
 
 import types
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from crossdistill.errors import UserError
 
@@ -53,19 +53,21 @@ def type_in_words(annotation: Any) -> str:
     return _RANGES.get(annotation) or _WORDS.get(annotation, "another value")
 
 
-def check_in_range(option: str, value: Any, annotation: Any) -> None:
-    """Refuse a number outside of the range that its type says.
+def check_ranges(options: Any) -> None:
+    """Refuse numbers outside of the ranges that the fields of an options' dataclass say.
 
     Raises:
-        UserError: names the option.
+        UserError: naming the option.
     """
-    ranges = [part for part in (get_args(annotation) or (annotation,)) if part in _RANGES]
-    if not ranges or value is None:
-        return
-    try:
-        ranges[0](value)
-    except ValueError:
-        raise UserError(f"--{option}: expected {type_in_words(annotation)}, got '{value}'") from None
+    for name, annotation in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        ranges = [part for part in (get_args(annotation) or (annotation,)) if part in _RANGES]
+        if not ranges or value is None:
+            continue
+        try:
+            ranges[0](value)
+        except ValueError:
+            raise UserError(f"--{name}: expected {type_in_words(annotation)}, got '{value}'") from None
 
 
 def plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ from crossdistill.options import (
     PairOptions,
     ReportingOptions,
     TrainingOptions,
+    check_ranges,
     height_and_width,
 )
 from crossdistill.staged import StagedModel
@@ -104,7 +105,7 @@ def train(
     folder = _folder(options)
     if options.resume:
         options = folder.merge_recipe(options)
-    options.check_ranges()
+    check_ranges(options)
     check_optimizer(options.optimizer)
     console = _console(console)
     if options.resume and folder.finished:
@@ -258,7 +259,7 @@ def _check_options(options: TrainingOptions) -> None:
         raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
     if not (options.student.name or options.student_weights not in ("none", "pretrained")):
         raise UserError("--student is missing: name the model to train (see: crossdistill models)")
-    options.check_ranges()
+    check_ranges(options)
     check_optimizer(options.optimizer)
     parse_hyperparameters(options.method)
 

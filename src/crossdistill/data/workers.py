@@ -1,5 +1,6 @@
 """Decoding in worker processes: what PyTorch's DataLoader needs for images that are not kept in memory."""
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -58,6 +59,12 @@ class BatchPlan:
         return len(self.batches)
 
 
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the run stops after its step, and needs its workers for that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch.device) -> DataLoader:
     """A loader of (B, 3, H, W) uint8 batches; it takes no number from the global random generators."""
     return DataLoader(
@@ -67,4 +74,5 @@ def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_the_parent,
     )

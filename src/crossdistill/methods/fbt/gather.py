@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+# PyTorch's own, torch.distributed.nn.functional.all_gather, is deprecated, and what is to follow it is private.
 class _AllGather(torch.autograd.Function):
     """Concatenate along the batch; backward, every process sums what all of them ask of its own part."""
 

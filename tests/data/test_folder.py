@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -5,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossdistill.data import open_data
+from crossdistill.data import open_data, soundness
 from crossdistill.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -87,3 +89,48 @@ def test_a_class_with_only_bad_images_is_named(make_folder: MakeFolder):
     (root / "val" / "dog" / "0.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"val/dog has no image"):
         open_data(str(root), on_bad_image="skip")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop"])
+def test_a_path_that_the_system_rejects_is_refused_in_one_line(tmp_path: Path, name: str):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"cannot read .*(too long|symbolic links).*: check the path") as refusal:
+        open_data(str(tmp_path / name))
+    assert "\n" not in str(refusal.value) and "[Errno" not in str(refusal.value)
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="neither a folder nor"):
+        open_data(str(tmp_path / "photos.zip"))
+    with pytest.raises(UserError, match="neither a folder nor"):
+        open_data("~no such user/photos")
+
+
+@pytest.mark.parametrize("denied", ["train", "train/dog", "train/dog/puppies"])
+def test_a_folder_that_may_not_be_read_is_named(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, denied: str):
+    root = make_folder()
+    (root / "train/dog/puppies").mkdir()
+
+    def deny(function: Callable) -> Callable:
+        def reading(path: str | Path) -> object:
+            if Path(path) == root / denied:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path)
+
+        return reading
+
+    # Both ways to list a folder; file permissions would not stop tests that run as root.
+    monkeypatch.setattr(os, "scandir", deny(os.scandir))
+    monkeypatch.setattr(os, "listdir", deny(os.listdir))
+    with pytest.raises(UserError, match=f"cannot read {root / denied} .Permission denied.: check"):
+        open_data(str(root))
+
+
+def test_dangling_links_count_as_bad_images(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(soundness, "_FEW", 4)
+    root = make_folder()
+    (root / "train" / "cat" / "3.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(UserError, match=r"3\.jpg cannot be decoded .No such file or directory."):
+        open_data(str(root))
+    assert open_data(str(root), on_bad_image="skip").skipped == 1

@@ -109,6 +109,10 @@ def test_a_missing_and_a_broken_file_are_named(tmp_path: Path):
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(UserError, match=r"text\.jpg cannot be decoded"):
         read_image(tmp_path / "text.jpg")
+    with pytest.raises(UserError, match=r"cannot be decoded .Is a directory.: give an image file"):
+        read_image(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be decoded .File name too long.: give"):
+        read_image(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])

@@ -1,6 +1,7 @@
 """Data sets by name or folder."""
 
 import gzip
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from crossdistill.data.folder import read_folder
+from crossdistill.data.paths import is_folder, readable
 from crossdistill.data.soundness import cache_folder, sound_files
 from crossdistill.data.sources import FileSource, ImageSource, TensorSource
 from crossdistill.errors import UserError, nearest
@@ -56,15 +58,20 @@ def open_data(data: str, *, on_bad_image: str = "stop") -> ImageData:
     """
     name, _, folder = data.partition(":")
     if name in _NAMED:
-        root = Path(folder).expanduser() if folder else cache_folder()
+        root = _expanded(folder) if folder else cache_folder()
         return _NAMED[name](data, root, on_bad_image)
     if not data:
         raise UserError(f"--data is missing: give a folder with train/ and val/, or one of {', '.join(_NAMED)}")
-    root = Path(data).expanduser()
-    if not root.is_dir():
+    root = _expanded(data)
+    if not is_folder(root):
         raise UserError(f"--data {data} is neither a folder nor one of {', '.join(_NAMED)}{nearest(name, _NAMED)}")
     classes, train, validation, skipped = read_folder(root, on_bad_image)
     return ImageData(data, classes, train, validation, skipped)
+
+
+def _expanded(path: str) -> Path:
+    # Unlike the method of Path, this leaves the home of an unknown user as it is, which is then no folder.
+    return Path(os.path.expanduser(path))
 
 
 def _fashion_mini(data: str, root: Path, on_bad_image: str) -> ImageData:
@@ -76,7 +83,9 @@ def _fashion_mini(data: str, root: Path, on_bad_image: str) -> ImageData:
 def _fashion_mnist(data: str, root: Path, on_bad_image: str) -> ImageData:
     given = ":" in data
     for folder in (root, root / "FashionMNIST" / "raw", *([] if given else [_DEBIAN])):
-        if any((folder / f"t10k-labels-idx1-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
+        with readable(folder):
+            found = any((folder / f"t10k-labels-idx1-ubyte{suffix}").is_file() for suffix in ("", ".gz"))
+        if found:
             return _read_fashion(data, folder)
     _torchvision(data, lambda: datasets.FashionMNIST(root, download=True))
     return _read_fashion(data, root / "FashionMNIST" / "raw")
@@ -95,9 +104,10 @@ def _read_fashion(data: str, folder: Path) -> ImageData:
 def _read_idx(path: Path) -> Tensor:
     """The uint8 array in an IDX file, which may be packed (`.gz`)."""
     packed = path.with_name(path.name + ".gz")
-    if not (path.is_file() or packed.is_file()):
-        raise UserError(f"{path.parent} is not a complete Fashion-MNIST: {packed.name} is missing")
-    content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    with readable(path):
+        if not (path.is_file() or packed.is_file()):
+            raise UserError(f"{path.parent} is not a complete Fashion-MNIST: {packed.name} is missing")
+        content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
     # Two zero bytes, the type (8: unsigned bytes), the number of dimensions, then each as a big-endian int32.
     dimensions = content[3]
     shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4)

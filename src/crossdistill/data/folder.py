@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from crossdistill.data.paths import image_files, is_folder, readable
 from crossdistill.data.soundness import sound_files
 from crossdistill.data.sources import FileSource
 from crossdistill.errors import UserError
@@ -21,12 +22,13 @@ def read_folder(root: Path, on_bad_image: str) -> tuple[list[str], FileSource, F
         Class names, training and validation images, and the number of files that were skipped.
 
     Raises:
-        UserError: a split is missing or empty, the classes differ, or a file cannot be decoded.
+        UserError: a split is missing or empty, the classes differ, a folder cannot be read, or a file cannot be
+            decoded.
     """
     train = root / "train"
-    validation = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if not train.is_dir() or validation is None:
-        missing = "train/" if not train.is_dir() else "val/ (or test/)"
+    validation = next((root / name for name in ("val", "test") if is_folder(root / name)), None)
+    if not is_folder(train) or validation is None:
+        missing = "train/" if not is_folder(train) else "val/ (or test/)"
         raise UserError(
             f"{root} has no {missing}: --data wants a folder with train/ and val/, one folder per class in each"
         )
@@ -44,18 +46,19 @@ def read_folder(root: Path, on_bad_image: str) -> tuple[list[str], FileSource, F
 
 
 def _classes(split: Path) -> list[str]:
-    classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with readable(split):
+        classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UserError(f"{split} has no class folders: put the images of each class into a folder of its own")
     return classes
 
 
 def _split(split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSource, int]:
-    numbers = {name: number for number, name in enumerate(classes)}
-    samples = make_dataset(str(split), numbers, IMG_EXTENSIONS, allow_empty=True)
+    samples = [(path, number) for number, name in enumerate(classes) for path in image_files(split / name)]
     samples, skipped = sound_files(samples, on_bad_image)
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    empty = next((name for name, number in numbers.items() if number not in set(labels.tolist())), None)
+    present = set(labels.tolist())
+    empty = next((name for number, name in enumerate(classes) if number not in present), None)
     if empty is not None:
         raise UserError(f"{split / empty} has no image ({' '.join(IMG_EXTENSIONS)}): add some or remove the class")
     return FileSource([path for path, _ in samples], labels), skipped

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from crossdistill.data.paths import reason
 from crossdistill.errors import UserError
 
 # Formats whose pixels Pillow calls 32-bit integers (mode I) although they have 16 bits.
@@ -26,17 +27,17 @@ def decode(path: str | Path) -> Image.Image:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The image in a file, RGB.
+    """The image in a file, as `decode` gives it.
 
     Raises:
         UserError: there is no such file, or it is no image that can be decoded.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no file {path}")
-    fault = fault_of(path)
-    if fault:
-        raise UserError(f"{path} cannot be decoded ({fault}); give an image file")
-    return decode(path)
+    try:
+        return decode(path)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except Exception as error:  # See `fault_of`.
+        raise UserError(f"{path} cannot be decoded ({reason(error)}): give an image file") from error
 
 
 def fault_of(path: str | Path) -> str:
@@ -49,7 +50,7 @@ def fault_of(path: str | Path) -> str:
             image.draft("RGB", (1, 1))
             upright(image)
     except Exception as error:  # Pillow's decoders raise anything, from OSError to SyntaxError, on broken bytes.
-        return str(error) or type(error).__name__
+        return reason(error)
     return ""
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from crossdistill.data.images import decode
+from crossdistill.data.images import read_image
 
 
 class ImageSource(ABC):
@@ -28,7 +28,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Image.Image:
-        """Image number `index`, RGB, at its own size."""
+        """Image number `index`, RGB, at its own size; a `UserError` where it cannot be read."""
 
     @abstractmethod
     def subset(self, indices: Tensor) -> "ImageSource":
@@ -49,7 +49,7 @@ class FileSource(ImageSource):
         self.labels = labels
 
     def read(self, index: int) -> Image.Image:
-        return decode(self.paths[index])
+        return read_image(self.paths[index])
 
     def subset(self, indices: Tensor) -> "FileSource":
         return FileSource([self.paths[i] for i in indices.tolist()], self.labels[indices])

@@ -1,6 +1,7 @@
 """Decoding in worker processes: what PyTorch's DataLoader needs for images that are not kept in memory."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from crossdistill.data import draws
 from crossdistill.data.images import fit
 from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
+from crossdistill.errors import UserError
 
 # Epoch, position in the source, repetition.
 View = tuple[int, int, int]
@@ -58,13 +60,30 @@ class BatchPlan:
         return len(self.batches)
 
 
-def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch.device) -> DataLoader:
-    """A loader of (B, 3, H, W) uint8 batches; it takes no number from the global random generators."""
-    return DataLoader(
+class Workers(DataLoader):
+    """A DataLoader that takes no number from the global random generators.
+
+    It raises a `UserError` of a worker process as the line that it was, without the traceback that PyTorch writes into
+    the message.
+    """
+
+    def __init__(self, dataset: Dataset, **arguments: Any) -> None:
+        # A generator of its own, because it otherwise takes a number from the global one.
+        super().__init__(dataset, generator=torch.Generator(), **arguments)
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()) from error
+
+
+def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch.device) -> Workers:
+    """A loader of (B, 3, H, W) uint8 batches."""
+    return Workers(
         dataset,
-        batch_sampler=plan,  # type: ignore[arg-type]
+        batch_sampler=plan,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
     )

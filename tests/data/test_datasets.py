@@ -36,6 +36,7 @@ def test_fashion_mini_is_in_the_package():
     assert torch.equal(data.train.labels.bincount(), torch.full((10,), 200))
     assert torch.equal(data.validation.labels.bincount(), torch.full((10,), 1000))
     assert data.train.pixels.shape == (2000, 3, 32, 32)
+    assert data.train.names[17] == "train/17" and data.validation.names[9999] == "validation/9999"
     # Mean and deviation of the original 28x28 images, spread over 32x32 with black.
     assert abs(data.train.pixels[:, 0, 2:30, 2:30].float().mean() / 255 - 0.286) < 0.003
     assert (data.train.pixels[:, :, :2] == 0).all() and (data.train.pixels[:, 0] == data.train.pixels[:, 2]).all()
@@ -90,6 +91,7 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = open_data(f"{name}:{tmp_path}")
     assert data.classes == classes and len(data.train) == 8 and len(data.validation) == 4
     assert torch.equal(data.train.labels, torch.tensor([0, 1, 2, 1] * 2))
+    assert data.train.names[-1] == "train/7" and data.validation.names[-1] == "validation/3"
     # CIFAR's own layout: all of red, then green, then blue.
     assert (data.validation.pixels[1].numpy() == pixels[2, 1].reshape(3, 32, 32)).all()
 
@@ -103,6 +105,7 @@ def test_imagenet_through_torchvision(make_folder):
         open_data(f"imagenet:{root}")
     data = open_data(f"imagenet:{root}", on_bad_image="skip")
     assert data.classes == list(wnids) and data.skipped == 1
+    assert data.train.names[0] == "train/n01440764/0.jpg" and data.validation.names[-1] == "val/n02012849/2.jpg"
     assert isinstance(data.train, FileSource) and torch.equal(data.train.labels, torch.tensor([0, 0, 0, 1, 1, 1]))
 
 

@@ -22,11 +22,21 @@ def test_a_folder_is_read(make_folder: MakeFolder, validation: str):
     assert data.classes == ["cat", "dog"] and data.skipped == 0
     assert torch.equal(data.train.labels, torch.tensor([0, 0, 0, 1, 1, 1])) and len(data.validation) == 6
     assert data.train.read(5).size == (20, 24)
-    assert f"/{validation}/" in data.validation.paths[0]
+    assert data.validation.names == [f"{validation}/{name}/{i}.jpg" for name in ("cat", "dog") for i in range(3)]
+    assert data.train.subset(torch.tensor([4, 0])).names == ["train/dog/1.jpg", "train/cat/0.jpg"]
 
 
 def test_val_comes_before_test(make_folder: MakeFolder):
-    assert "/val/" in open_data(str(make_folder(("train", "val", "test")))).validation.paths[0]
+    assert open_data(str(make_folder(("train", "val", "test")))).validation.names[0] == "val/cat/0.jpg"
+
+
+def test_names_do_not_depend_on_how_the_folder_was_named(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch):
+    root = make_folder()
+    (root / "train" / "cat" / "kittens").mkdir()
+    (root / "train" / "cat" / "0.jpg").rename(root / "train" / "cat" / "kittens" / "0.jpg")
+    monkeypatch.chdir(root.parent)
+    found = {tuple(open_data(given).train.names) for given in (str(root), "photos", "./photos/", "photos/train/..")}
+    assert len(found) == 1 and found.pop()[2] == "train/cat/kittens/0.jpg"
 
 
 @pytest.mark.parametrize(("splits", "missing"), [(("train",), "val/ .or test/."), (("val",), "train/")])

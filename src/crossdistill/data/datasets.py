@@ -92,13 +92,14 @@ def _fashion_mnist(data: str, root: Path, on_bad_image: str) -> ImageData:
 
 
 def _read_fashion(data: str, folder: Path) -> ImageData:
-    def split(prefix: str) -> TensorSource:
+    def split(name: str, prefix: str) -> TensorSource:
         grey = _read_idx(folder / f"{prefix}-images-idx3-ubyte")
         labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte").long()
         # 28x28 padded to 32x32, which halves five times; the same grey in all three channels.
-        return TensorSource(F.pad(grey, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1), labels)
+        return TensorSource(F.pad(grey, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1), labels, name)
 
-    return ImageData(data, list(datasets.FashionMNIST.classes), split("train"), split("t10k"))
+    classes = list(datasets.FashionMNIST.classes)
+    return ImageData(data, classes, split("train", "train"), split("validation", "t10k"))
 
 
 def _read_idx(path: Path) -> Tensor:
@@ -116,13 +117,13 @@ def _read_idx(path: Path) -> Tensor:
 
 def _cifar(kind: type[datasets.CIFAR10]) -> Callable[[str, Path, str], ImageData]:
     def read(data: str, root: Path, on_bad_image: str) -> ImageData:
-        def split(train: bool) -> tuple[list[str], TensorSource]:
-            dataset = _torchvision(data, lambda: kind(root, train=train, download=True))
+        def split(name: str) -> tuple[list[str], TensorSource]:
+            dataset = _torchvision(data, lambda: kind(root, train=name == "train", download=True))
             pixels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-            return dataset.classes, TensorSource(pixels, torch.tensor(dataset.targets))
+            return dataset.classes, TensorSource(pixels, torch.tensor(dataset.targets), name)
 
-        classes, train = split(True)
-        return ImageData(data, classes, train, split(False)[1])
+        classes, train = split("train")
+        return ImageData(data, classes, train, split("validation")[1])
 
     return read
 
@@ -131,7 +132,7 @@ def _imagenet(data: str, root: Path, on_bad_image: str) -> ImageData:
     def split(name: str) -> tuple[list[str], FileSource, int]:
         dataset = _torchvision(data, lambda: datasets.ImageNet(root, split=name))
         samples, skipped = sound_files(dataset.samples, on_bad_image)
-        source = FileSource([path for path, _ in samples], torch.tensor([label for _, label in samples]))
+        source = FileSource([path for path, _ in samples], torch.tensor([label for _, label in samples]), root)
         # The readable names are not unique (there are two cranes).
         return dataset.wnids, source, skipped
 

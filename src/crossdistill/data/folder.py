@@ -40,8 +40,8 @@ def read_folder(root: Path, on_bad_image: str) -> tuple[list[str], FileSource, F
         raise UserError(f"the splits have different classes: '{only_one[0]}'{more}, in {present}, not in {absent}")
     if len(classes) == 1:
         raise UserError(f"{train} has one class only, '{classes[0]}': there is nothing to tell apart")
-    train_source, train_skipped = _split(train, classes, on_bad_image)
-    validation_source, validation_skipped = _split(validation, classes, on_bad_image)
+    train_source, train_skipped = _split(root, train, classes, on_bad_image)
+    validation_source, validation_skipped = _split(root, validation, classes, on_bad_image)
     return classes, train_source, validation_source, train_skipped + validation_skipped
 
 
@@ -53,7 +53,7 @@ def _classes(split: Path) -> list[str]:
     return classes
 
 
-def _split(split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSource, int]:
+def _split(root: Path, split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSource, int]:
     samples = [(path, number) for number, name in enumerate(classes) for path in image_files(split / name)]
     samples, skipped = sound_files(samples, on_bad_image)
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
@@ -61,4 +61,4 @@ def _split(split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSour
     empty = next((name for number, name in enumerate(classes) if number not in present), None)
     if empty is not None:
         raise UserError(f"{split / empty} has no image ({' '.join(IMG_EXTENSIONS)}): add some or remove the class")
-    return FileSource([path for path, _ in samples], labels), skipped
+    return FileSource([path for path, _ in samples], labels, root), skipped

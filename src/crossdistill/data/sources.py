@@ -26,6 +26,11 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """N names by which the images are known whatever is chosen of the set: `val/cat/3.jpg` or `validation/17`."""
+
     @abstractmethod
     def read(self, index: int) -> Image.Image:
         """Image number `index`, RGB, at its own size; a `UserError` where it cannot be read."""
@@ -41,18 +46,27 @@ class FileSource(ImageSource):
     Args:
         paths: N image files.
         labels: (N,) class indices.
+        root: the folder of the data set, which all files lie below; names are relative to it. Without it, they are the
+            paths.
     """
 
-    def __init__(self, paths: Sequence[str | Path], labels: Tensor) -> None:
+    def __init__(self, paths: Sequence[str | Path], labels: Tensor, root: str | Path | None = None) -> None:
         assert len(paths) == len(labels)
         self.paths = [str(path) for path in paths]
         self.labels = labels
+        self.root = root
+
+    @property
+    def names(self) -> list[str]:
+        if self.root is None:
+            return list(self.paths)
+        return [Path(path).relative_to(self.root).as_posix() for path in self.paths]
 
     def read(self, index: int) -> Image.Image:
         return read_image(self.paths[index])
 
     def subset(self, indices: Tensor) -> "FileSource":
-        return FileSource([self.paths[i] for i in indices.tolist()], self.labels[indices])
+        return FileSource([self.paths[i] for i in indices.tolist()], self.labels[indices], self.root)
 
 
 class TensorSource(ImageSource):
@@ -61,15 +75,27 @@ class TensorSource(ImageSource):
     Args:
         pixels: (N, 3, H, W) uint8.
         labels: (N,) class indices.
+        split: `train` or `validation`, the part of the data set that they are; names begin with it, if given.
+        positions: (N,) positions of the images in the split; default: they are all of it.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+    def __init__(self, pixels: Tensor, labels: Tensor, split: str = "", positions: Tensor | None = None) -> None:
         assert pixels.dtype == torch.uint8 and pixels.shape[1] == 3 and len(pixels) == len(labels)
         self.pixels: Tensor = pixels
         self.labels = labels
+        self.split = split
+        self.positions = torch.arange(len(labels)) if positions is None else positions
+
+    @property
+    def names(self) -> list[str]:
+        return _numbered(self.split, self.positions)
 
     def read(self, index: int) -> Image.Image:
         return to_pil_image(self.pixels[index])
 
     def subset(self, indices: Tensor) -> "TensorSource":
-        return TensorSource(self.pixels[indices], self.labels[indices])
+        return TensorSource(self.pixels[indices], self.labels[indices], self.split, self.positions[indices])
+
+
+def _numbered(split: str, positions: Tensor) -> list[str]:
+    return [f"{split}/{position}" if split else str(position) for position in positions.tolist()]

@@ -94,6 +94,32 @@ def test_evaluate_agrees_with_the_run(student: Path, squares: Path, capsys: pyte
     assert ["images", "16"] in rows
 
 
+@pytest.mark.parametrize("split", ["val", "test", "."])
+def test_evaluate_needs_a_test_set_only(
+    split: str, teacher: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split(tmp_path / split, 4)
+    arguments = ["evaluate", str(teacher), "--accelerator", "cpu", "--workers", "0", "--json", "--data"]
+    results = []
+    for folder in (squares, tmp_path):
+        assert main([*arguments, str(folder)]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["top1"] == results[1]["top1"] and results[1]["images"] == 16
+
+
+def test_evaluate_does_not_look_at_training_images(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split(tmp_path / "train", 1)
+    write_split(tmp_path / "val", 1)
+    (tmp_path / "train" / "red" / "0.png").write_bytes(b"no image")
+    arguments = ["evaluate", str(teacher), "--data", str(tmp_path), "--accelerator", "cpu", "--workers", "0"]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+    (tmp_path / "val" / "red" / "0.png").write_bytes(b"no image")
+    assert "0.png cannot be decoded" in refusal(capsys, *arguments)
+
+
 def test_evaluate_on_corrupted_images(student: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", str(student), "--data", str(squares), "--accelerator", "cpu", "--workers", "0"]
     assert main([*arguments, "--corruptions", "--json"]) == 0

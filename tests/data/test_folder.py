@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossdistill.data import open_data, soundness
+from crossdistill.data import open_data, open_validation, soundness
 from crossdistill.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -99,6 +99,38 @@ def test_a_class_with_only_bad_images_is_named(make_folder: MakeFolder):
     (root / "val" / "dog" / "0.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"val/dog has no image"):
         open_data(str(root), on_bad_image="skip")
+
+
+@pytest.mark.parametrize("split", ["val", "test", "."])
+def test_a_test_set_needs_no_training_images(make_folder: MakeFolder, split: str):
+    root = make_folder((split,))
+    data = open_validation(str(root))
+    assert data.classes == ["cat", "dog"] and torch.equal(data.images.labels, torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert data.images.names[4] == (Path(split) / "dog" / "1.jpg").as_posix()
+    with pytest.raises(UserError, match="has no train/"):
+        open_data(str(root))
+
+
+def test_a_test_set_is_not_judged_by_its_training_images(make_folder: MakeFolder):
+    root = make_folder()
+    (root / "train" / "dog" / "1.jpg").write_text("no image")
+    (root / "train" / "wolf").mkdir()
+    assert len(open_validation(str(root)).images) == 6
+    (root / "val" / "dog" / "1.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"val/dog/1\.jpg cannot be decoded"):
+        open_validation(str(root))
+    data = open_validation(str(root), on_bad_image="skip")
+    assert data.skipped == 1 and len(data.images) == 5
+
+
+def test_what_is_no_test_set_is_refused(make_folder: MakeFolder, tmp_path: Path):
+    with pytest.raises(UserError, match="photos has no val/ .or test/.: --data wants a folder with val/, one folder"):
+        open_validation(str(make_folder(("train",))))
+    with pytest.raises(UserError, match="empty has no class folders"):
+        (tmp_path / "empty").mkdir()
+        open_validation(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="one class only, 'cat'"):
+        open_validation(str(make_folder((".",), classes=("cat",), name="cats")))
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "loop"])

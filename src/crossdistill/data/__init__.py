@@ -1,6 +1,6 @@
 """Data sets, augmentation and loaders."""
 
-from crossdistill.data.datasets import ImageData, open_data
+from crossdistill.data.datasets import ImageData, ValidationData, open_data, open_validation
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
 from crossdistill.data.mixup import Mixer
@@ -15,7 +15,9 @@ __all__ = [
     "Mixer",
     "TensorSource",
     "TrainLoader",
+    "ValidationData",
     "open_data",
+    "open_validation",
     "read_image",
     "to_input",
 ]

@@ -41,7 +41,8 @@ class TrainingOptions:
 
     Args:
         output: run folder; a folder that holds another run is refused.
-        data: an image folder with train/ and val/ (or test/), or the name of a built-in set.
+        data: an image folder with train/ and val/ (or test/), the name of a built-in set, or the dotted path of a
+            function that gives both.
         student: the model that is trained.
         student_weights: `none`, `pretrained`, or a file.
         student_stages: comma-separated module paths of the stage ends, for a model that does not name its own.

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,31 @@ def test_evaluate_does_not_look_at_training_images(
     assert json.loads(capsys.readouterr().out)["images"] == 4
     (tmp_path / "val" / "red" / "0.png").write_bytes(b"no image")
     assert "0.png cannot be decoded" in refusal(capsys, *arguments)
+
+
+def test_the_path_of_a_function_in_place_of_a_folder(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The function stands beside where the command is called, as a user's own would."""
+    (tmp_path / "my_squares.py").write_text(
+        "from torchvision.datasets import ImageFolder\n"
+        f"def both(): return tuple(ImageFolder({str(squares)!r} + split) for split in ('/train', '/val'))\n"
+        "def test_only(): return both()[1]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = ["--epochs", "2", "--batch_size", "8", "--workers", "1", "--cache_images", "false"]
+    arguments += ["--accelerator", "cpu", "--image_size", "32"]
+    assert main(["train", *STUDENT, "--data", "my_squares.both", "--output", "run", *arguments]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["train_images"], summary["validation_images"]) == (32, 16)
+    capsys.readouterr()
+    for data in ("my_squares.both", "my_squares.test_only", str(squares)):
+        assert main(["evaluate", "run", "--data", data, "--accelerator", "cpu", "--workers", "1", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["top1"] == summary["top1"]
+    assert "train, validation, classes" in refusal(
+        capsys, "train", *STUDENT, "--data", "my_squares.test_only", "--output", "other", *arguments
+    )
 
 
 def test_evaluate_on_corrupted_images(student: Path, squares: Path, capsys: pytest.CaptureFixture[str]) -> None:

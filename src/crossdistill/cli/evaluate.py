@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         "--data",
         type=str,
         required=True,
-        help="a folder with val/ (or test/), one with a folder per class, or the name of a built-in set",
+        help="a folder with val/ (or test/) or with one folder per class, a built-in set, or a function's dotted path",
     )
     parser.add_argument("--batch_size", type=int, default=256, help="images of one forward pass")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images")

@@ -4,10 +4,11 @@ from crossdistill.data.datasets import ImageData, ValidationData, open_data, ope
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
 from crossdistill.data.mixup import Mixer
-from crossdistill.data.sources import FileSource, ImageSource, TensorSource
+from crossdistill.data.sources import DatasetSource, FileSource, ImageSource, TensorSource
 
 __all__ = [
     "Batch",
+    "DatasetSource",
     "EvalLoader",
     "FileSource",
     "ImageData",

@@ -1,10 +1,11 @@
-"""Data sets by name or folder."""
+"""Data sets by folder, by name, or by the path of a function."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from crossdistill.data.folder import read_folder
+from crossdistill.data.functions import is_dotted_path, read_function
 from crossdistill.data.named import NAMED
 from crossdistill.data.paths import is_folder
 from crossdistill.data.soundness import cache_folder
@@ -53,15 +54,22 @@ def open_data(data: str, *, on_bad_image: str = "stop") -> ImageData:
     """Open a data set to train with, and make sure that every image in it can be decoded.
 
     Args:
-        data: an image folder with `train/` and `val/` (or `test/`), each with one folder per class; or a name:
-            `fashion-mini` (in the package), `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`. `NAME:FOLDER` says
-            where the files of a named set lie or go; without it, below `CROSSDISTILL_DATA` or `~/.cache/crossdistill`.
-            Fashion-MNIST and CIFAR are downloaded if need be.
-        on_bad_image: `stop` or `skip` where a file cannot be decoded.
+        data: one of three kinds.
+            An image folder with `train/` and `val/` (or `test/`), each with one folder per class.
+            A name: `fashion-mini` (in the package), `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`. `NAME:FOLDER`
+            says where the files of a named set lie or go; without it, below `CROSSDISTILL_DATA` or
+            `~/.cache/crossdistill`. Fashion-MNIST and CIFAR are downloaded if need be.
+            The dotted path of a function of no arguments that returns `(train, validation, classes)`, or `(train,
+            validation)` where a data set has `.classes`, a list of text. A data set is map-style, and its item is
+            `(image, label)`: a PIL image, a tensor (3, H, W) or (1, H, W) of uint8 or of floats in [0, 1], or a NumPy
+            array (H, W, 3) of uint8; and a whole number from 0 to K - 1. Labels are read from `.targets` or `.labels`
+            where those list N whole numbers, else from every item once.
+        on_bad_image: `stop` or `skip` where a file cannot be decoded; a function's items are never skipped.
 
     Raises:
-        UserError: there is no such set or folder, it is incomplete, it has a single class, its splits have different
-            classes, or a file cannot be decoded.
+        UserError: there is no such set, folder or function, it is incomplete, it has a single class, its splits have
+            different classes, a file cannot be decoded, or a function gives something else. Only some items of a
+            function's data sets are read now; a bad one among the others raises when it is read.
     """
     splits = _read(data, ("train", "validation"), on_bad_image)
     return ImageData(data, splits.classes, splits.sources["train"], splits.sources["validation"], splits.skipped)
@@ -73,12 +81,13 @@ def open_validation(data: str, *, on_bad_image: str = "stop") -> ValidationData:
     Training images are neither needed nor looked at.
 
     Args:
-        data: as for `open_data`; of a folder, `val/` (or `test/`) is enough, and a folder that holds neither those nor
-            `train/`, but one folder per class, is the test set itself.
-        on_bad_image: `stop` or `skip` where a file cannot be decoded.
+        data: as for `open_data`. Of a folder, `val/` (or `test/`) is enough, and a folder that holds neither those nor
+            `train/`, but one folder per class, is the test set itself. A function may also return `(dataset, classes)`,
+            or a data set that has `.classes`.
+        on_bad_image: as for `open_data`.
 
     Raises:
-        UserError: there is no such set or folder, it is incomplete, it has a single class, or a file cannot be decoded.
+        UserError: as for `open_data`.
     """
     splits = _read(data, ("validation",), on_bad_image)
     return ValidationData(data, splits.classes, splits.sources["validation"], splits.skipped)
@@ -91,9 +100,11 @@ def _read(data: str, wanted: tuple[str, ...], on_bad_image: str) -> Splits:
     if not data:
         raise UserError(f"--data is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
     root = _expanded(data)
-    if not is_folder(root):
-        raise UserError(f"--data {data} is neither a folder nor one of {', '.join(NAMED)}{nearest(name, NAMED)}")
-    return read_folder(root, wanted, on_bad_image)
+    if is_folder(root):
+        return read_folder(root, wanted, on_bad_image)
+    if is_dotted_path(data):
+        return read_function(data, wanted)
+    raise UserError(f"--data {data} is neither a folder nor one of {', '.join(NAMED)}{nearest(name, NAMED)}")
 
 
 def _expanded(path: str) -> Path:

@@ -1,8 +1,9 @@
-"""Where images come from: files that are decoded at every read, or pixels in memory."""
+"""Where images come from: files that are decoded at every read, pixels in memory, or a user's data set."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from crossdistill.data.images import read_image
+from crossdistill.data.items import as_image
 
 
 class ImageSource(ABC):
@@ -95,6 +97,36 @@ class TensorSource(ImageSource):
 
     def subset(self, indices: Tensor) -> "TensorSource":
         return TensorSource(self.pixels[indices], self.labels[indices], self.split, self.positions[indices])
+
+
+class DatasetSource(ImageSource):
+    """Images of a user's own map-style data set, read item by item.
+
+    Args:
+        dataset: M items `(image, label)`, as `docs/data.md` says; worker processes get a copy.
+        labels: (N,) class indices.
+        split: `train` or `validation`; names begin with it.
+        origin: what the data set was opened as, for errors.
+        positions: (N,) positions of the images in the data set; default: they are all of it.
+    """
+
+    def __init__(self, dataset: Any, labels: Tensor, split: str, origin: str, positions: Tensor | None = None) -> None:
+        self.dataset = dataset
+        self.labels = labels
+        self.split = split
+        self.origin = origin
+        self.positions = torch.arange(len(labels)) if positions is None else positions
+
+    @property
+    def names(self) -> list[str]:
+        return _numbered(self.split, self.positions)
+
+    def read(self, index: int) -> Image.Image:
+        position = int(self.positions[index])
+        return as_image(self.dataset[position], f"--data {self.origin}: {self.split} item {position}")
+
+    def subset(self, indices: Tensor) -> "DatasetSource":
+        return DatasetSource(self.dataset, self.labels[indices], self.split, self.origin, self.positions[indices])
 
 
 def _numbered(split: str, positions: Tensor) -> list[str]:

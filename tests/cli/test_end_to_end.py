@@ -179,6 +179,40 @@ def test_predict(teacher: Path, squares: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith(f"{files[0]}: red ")
 
 
+def test_predict_searches_folders(
+    teacher: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("more/b.PNG", "a.png", "more/a.png"):
+        Image.new("RGB", (32, 32), COLORS["red"]).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image, and not meant as one")
+    single = str(squares / "val" / "blue" / "0.png")
+    arguments = ["predict", str(teacher), single, str(tmp_path), single, "--accelerator", "cpu", "--json"]
+    assert main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = [str(tmp_path / name) for name in ("a.png", "more/a.png", "more/b.PNG")]
+    assert [line["file"] for line in lines] == [single, *found, single]
+    assert [line["classes"][0]["name"] for line in lines] == ["blue", "red", "red", "red", "blue"]
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no image (.jpg" in refusal(capsys, "predict", str(teacher), single, str(tmp_path / "empty"))
+
+
+def test_predict_skips_what_it_cannot_read(
+    teacher: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crossdistill.cli.predict._BATCH", 2)
+    good = [str(squares / "val" / name / "0.png") for name in ("red", "blue")]
+    (tmp_path / "text.png").write_text("no image")
+    bad = [str(tmp_path / "text.png"), str(tmp_path / "absent.png"), str(tmp_path / ("x" * 300))]
+    files = [bad[0], bad[1], good[0], bad[2], good[1]]
+    assert main(["predict", str(teacher), *files, "--accelerator", "cpu", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["file"] for line in out.splitlines()] == good
+    told = err.splitlines()
+    assert len(told) == 3 and all(line.startswith("skipped: ") for line in told)
+    assert all(file in line for file, line in zip(bad, told, strict=True))
+
+
 def test_inspect_names_and_saved_models(
     teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

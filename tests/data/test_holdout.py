@@ -41,7 +41,7 @@ def test_every_training_image_is_on_one_side_and_every_class_on_both(counts: lis
 def test_the_choice_is_the_same_everywhere():
     pixels, labels = torch.zeros(24, 3, 2, 2, dtype=torch.uint8), torch.arange(24) % 2
     data = ImageData("numbers", ["even", "odd"], TensorSource(pixels, labels), TensorSource(pixels, labels))
-    # Worked out by hand, as the first three of each class by the splitmix64 hash of (8, 0, 0, position, 0).
+    # In plain Python integers: the first three of each class by the splitmix64 hash of (8, 0, 0, position, 0).
     expected = ["3", "4", "5", "9", "16", "20"]
     assert hold_out(data, 0.25).validation.names == expected
     assert hold_out(data, 0.25, seed=1).validation.names != expected

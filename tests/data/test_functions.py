@@ -1,5 +1,6 @@
 """Data sets by the dotted path of a function; the functions stand in this module."""
 
+import io
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,6 +61,13 @@ def give(monkeypatch: pytest.MonkeyPatch, given: Any) -> str:
 
 def pil(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def cut_short(pixels: torch.Tensor) -> Image.Image:
+    """An image that was opened, but that is found to be incomplete only when it is decoded."""
+    file = io.BytesIO()
+    pil(pixels).save(file, "JPEG")
+    return Image.open(io.BytesIO(file.getvalue()[:-100]))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +205,8 @@ def test_a_copy_for_another_process_is_the_same(monkeypatch: pytest.MonkeyPatch)
         ((Pets(), Pets(label=lambda label: -label), CLASSES), "validation item 1 has label -1: labels of 2"),
         ((Pets(targets=1 - LABELS), Pets(), CLASSES), "train item 0 has label 0, but 1 in the list of the data set"),
         ((Pets(label=float), Pets(), CLASSES), "train item 0 has the label float: give the position of its class"),
+        ((Pets(label=lambda _: torch.eye(2)[0]), Pets(), CLASSES), r"0 has the label Tensor .2,. of float32: give"),
+        ((Pets(label=lambda _: torch.tensor([0, 1])), Pets(), CLASSES), r"0 has the label Tensor .2,. of int64: give"),
         ((Pets(label=str), Pets(), CLASSES), "train item 0 has the label str: give"),
         ((list(PIXELS), Pets(), CLASSES), r"train item 0 is Tensor .3, 16, 12. of uint8: give .image, label."),
         (([(1, 2, 3)], Pets(), CLASSES), r"train item 0 is tuple of 3: give .image, label."),
@@ -207,6 +217,7 @@ def test_a_copy_for_another_process_is_the_same(monkeypatch: pytest.MonkeyPatch)
         ((Pets(lambda pixels: pixels.numpy()), Pets(), CLASSES), r"no image, but ndarray .3, 16, 12. of uint8: give"),
         ((Pets(lambda pixels: pixels / 127.5 - 1), Pets(), CLASSES), "floats from -1 to 1: give them in .0, 1., not"),
         ((Pets(lambda pixels: pixels * torch.nan), Pets(), CLASSES), "floats from nan to nan: give"),
+        ((Pets(cut_short), Pets(), CLASSES), "train item 0 cannot be read: .*truncated"),
         ((Pets(lambda pixels: Image.new("F", (3, 3))), Pets(), CLASSES), "item 0 cannot be read: its pixels are float"),
     ],
 )

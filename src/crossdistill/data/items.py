@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from crossdistill.data.images import upright
+from crossdistill.data.paths import reason
 from crossdistill.errors import UserError
 
 # How far resizing floats may lead beyond [0, 1]; what lies farther out was normalised.
@@ -31,8 +32,8 @@ def as_image(item: Any, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
             return upright(image)
-        except ValueError as error:
-            raise UserError(f"{where} cannot be read: {error}") from error
+        except Exception as error:  # A file that was only opened is decoded here; see `fault_of`.
+            raise UserError(f"{where} cannot be read: {reason(error)}") from error
     if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3) and image.numel():
         if image.dtype == torch.uint8:
             return to_pil_image(image.expand(3, -1, -1))

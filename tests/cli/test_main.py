@@ -119,8 +119,15 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     os.close(read)
     command = [sys.executable, "-m", "crossdistill", "--help"]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    # The same where the verb ends with an exit code of its own.
+    script = (
+        "import sys; from crossdistill import cli; from crossdistill.cli import methods\n"
+        "def run(arguments): print('some'); raise SystemExit(3)\n"
+        "methods.run = run; sys.exit(cli.main(['methods']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_arguments_default_to_those_of_the_process(

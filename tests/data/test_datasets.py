@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import datasets as torchvision_datasets
 
-from crossdistill.data import FileSource, datasets, open_data
+from crossdistill.data import FileSource, datasets, open_data, open_validation
 from crossdistill.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -36,6 +36,7 @@ def test_fashion_mini_is_in_the_package():
     assert torch.equal(data.train.labels.bincount(), torch.full((10,), 200))
     assert torch.equal(data.validation.labels.bincount(), torch.full((10,), 1000))
     assert data.train.pixels.shape == (2000, 3, 32, 32)
+    assert data.train.names[17] == "train/17" and data.validation.names[9999] == "validation/9999"
     # Mean and deviation of the original 28x28 images, spread over 32x32 with black.
     assert abs(data.train.pixels[:, 0, 2:30, 2:30].float().mean() / 255 - 0.286) < 0.003
     assert (data.train.pixels[:, :, :2] == 0).all() and (data.train.pixels[:, 0] == data.train.pixels[:, 2]).all()
@@ -71,6 +72,7 @@ def test_an_incomplete_fashion_mnist_is_refused(tmp_path: Path):
     (tmp_path / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is missing"):
         open_data(f"fashion-mnist:{tmp_path}")
+    assert len(open_validation(f"fashion-mnist:{tmp_path}").images) == 6
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -90,6 +92,10 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = open_data(f"{name}:{tmp_path}")
     assert data.classes == classes and len(data.train) == 8 and len(data.validation) == 4
     assert torch.equal(data.train.labels, torch.tensor([0, 1, 2, 1] * 2))
+    assert data.train.names[-1] == "train/7" and data.validation.names[-1] == "validation/3"
+    monkeypatch.setattr(kind, "train_list", [])
+    alone = open_validation(f"{name}:{tmp_path}")
+    assert alone.classes == classes and torch.equal(alone.images.pixels, data.validation.pixels)
     # CIFAR's own layout: all of red, then green, then blue.
     assert (data.validation.pixels[1].numpy() == pixels[2, 1].reshape(3, 32, 32)).all()
 
@@ -103,6 +109,10 @@ def test_imagenet_through_torchvision(make_folder):
         open_data(f"imagenet:{root}")
     data = open_data(f"imagenet:{root}", on_bad_image="skip")
     assert data.classes == list(wnids) and data.skipped == 1
+    assert data.train.names[0] == "train/n01440764/0.jpg" and data.validation.names[-1] == "val/n02012849/2.jpg"
+    (root / "train" / wnids[0] / "0.jpg").write_text("no image")
+    alone = open_validation(f"imagenet:{root}", on_bad_image="skip")
+    assert alone.classes == list(wnids) and alone.skipped == 1 and alone.images.names == data.validation.names
     assert isinstance(data.train, FileSource) and torch.equal(data.train.labels, torch.tensor([0, 0, 0, 1, 1, 1]))
 
 

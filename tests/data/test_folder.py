@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -5,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossdistill.data import open_data
+from crossdistill.data import open_data, open_validation, soundness
 from crossdistill.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -20,11 +22,21 @@ def test_a_folder_is_read(make_folder: MakeFolder, validation: str):
     assert data.classes == ["cat", "dog"] and data.skipped == 0
     assert torch.equal(data.train.labels, torch.tensor([0, 0, 0, 1, 1, 1])) and len(data.validation) == 6
     assert data.train.read(5).size == (20, 24)
-    assert f"/{validation}/" in data.validation.paths[0]
+    assert data.validation.names == [f"{validation}/{name}/{i}.jpg" for name in ("cat", "dog") for i in range(3)]
+    assert data.train.subset(torch.tensor([4, 0])).names == ["train/dog/1.jpg", "train/cat/0.jpg"]
 
 
 def test_val_comes_before_test(make_folder: MakeFolder):
-    assert "/val/" in open_data(str(make_folder(("train", "val", "test")))).validation.paths[0]
+    assert open_data(str(make_folder(("train", "val", "test")))).validation.names[0] == "val/cat/0.jpg"
+
+
+def test_names_do_not_depend_on_how_the_folder_was_named(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch):
+    root = make_folder()
+    (root / "train" / "cat" / "kittens").mkdir()
+    (root / "train" / "cat" / "0.jpg").rename(root / "train" / "cat" / "kittens" / "0.jpg")
+    monkeypatch.chdir(root.parent)
+    found = {tuple(open_data(given).train.names) for given in (str(root), "photos", "./photos/", "photos/train/..")}
+    assert len(found) == 1 and found.pop()[2] == "train/cat/kittens/0.jpg"
 
 
 @pytest.mark.parametrize(("splits", "missing"), [(("train",), "val/ .or test/."), (("val",), "train/")])
@@ -87,3 +99,80 @@ def test_a_class_with_only_bad_images_is_named(make_folder: MakeFolder):
     (root / "val" / "dog" / "0.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"val/dog has no image"):
         open_data(str(root), on_bad_image="skip")
+
+
+@pytest.mark.parametrize("split", ["val", "test", "."])
+def test_a_test_set_needs_no_training_images(make_folder: MakeFolder, split: str):
+    root = make_folder((split,))
+    data = open_validation(str(root))
+    assert data.classes == ["cat", "dog"] and torch.equal(data.images.labels, torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert data.images.names[4] == (Path(split) / "dog" / "1.jpg").as_posix()
+    with pytest.raises(UserError, match="has no train/"):
+        open_data(str(root))
+
+
+def test_a_test_set_is_not_judged_by_its_training_images(make_folder: MakeFolder):
+    root = make_folder()
+    (root / "train" / "dog" / "1.jpg").write_text("no image")
+    (root / "train" / "wolf").mkdir()
+    assert len(open_validation(str(root)).images) == 6
+    (root / "val" / "dog" / "1.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"val/dog/1\.jpg cannot be decoded"):
+        open_validation(str(root))
+    data = open_validation(str(root), on_bad_image="skip")
+    assert data.skipped == 1 and len(data.images) == 5
+
+
+def test_what_is_no_test_set_is_refused(make_folder: MakeFolder, tmp_path: Path):
+    with pytest.raises(UserError, match="photos has no val/ .or test/.: --data wants a folder with val/, one folder"):
+        open_validation(str(make_folder(("train",))))
+    with pytest.raises(UserError, match="empty has no class folders"):
+        (tmp_path / "empty").mkdir()
+        open_validation(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="one class only, 'cat'"):
+        open_validation(str(make_folder((".",), classes=("cat",), name="cats")))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop"])
+def test_a_path_that_the_system_rejects_is_refused_in_one_line(tmp_path: Path, name: str):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"cannot read .*(too long|symbolic links).*: check the path") as refusal:
+        open_data(str(tmp_path / name))
+    assert "\n" not in str(refusal.value) and "[Errno" not in str(refusal.value)
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="neither a folder nor"):
+        open_data(str(tmp_path / "photos.zip"))
+    with pytest.raises(UserError, match="neither a folder nor"):
+        open_data("~no such user/photos")
+
+
+@pytest.mark.parametrize("denied", ["train", "train/dog", "train/dog/puppies"])
+def test_a_folder_that_may_not_be_read_is_named(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, denied: str):
+    root = make_folder()
+    (root / "train/dog/puppies").mkdir()
+
+    def deny(function: Callable) -> Callable:
+        def reading(path: str | Path) -> object:
+            if Path(path) == root / denied:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path)
+
+        return reading
+
+    # Both ways to list a folder; file permissions would not stop tests that run as root.
+    monkeypatch.setattr(os, "scandir", deny(os.scandir))
+    monkeypatch.setattr(os, "listdir", deny(os.listdir))
+    with pytest.raises(UserError, match=f"cannot read {root / denied} .Permission denied.: check"):
+        open_data(str(root))
+
+
+def test_dangling_links_count_as_bad_images(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(soundness, "_FEW", 4)
+    root = make_folder()
+    (root / "train" / "cat" / "3.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(UserError, match=r"3\.jpg cannot be decoded .No such file or directory."):
+        open_data(str(root))
+    assert open_data(str(root), on_bad_image="skip").skipped == 1

@@ -1,5 +1,6 @@
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,3 +235,15 @@ def test_evaluation_reads_no_image_twice(tensor_source: TensorSource, world_size
             assert torch.equal(batch.labels, tensor_source.labels[batch.indices])
             seen += batch.indices.tolist()
     assert sorted(seen) == list(range(24))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("cache_images", ["true", "false"])
+def test_a_file_that_goes_away_is_told_in_one_line(file_source: FileSource, workers: int, cache_images: str):
+    Path(file_source.paths[5]).unlink()
+    with pytest.raises(UserError, match=f"^there is no file {file_source.paths[5]}$"):
+        list(
+            EvalLoader(
+                file_source, image_size=SIZE, batch_size=4, device="cpu", workers=workers, cache_images=cache_images
+            )
+        )

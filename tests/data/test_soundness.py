@@ -32,6 +32,15 @@ def test_findings_are_kept_until_a_file_changes(files: list[str], cache_folder: 
     assert list(find_faults(files)) == [files[2], files[5]]
 
 
+def test_findings_are_forgotten_when_permissions_change(files: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(soundness, "_FEW", 4)
+    find_faults(files)
+    Path(files[0]).chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(soundness, "_read_all", lambda *_, **__: {files[0]: "read again"})
+        assert find_faults(files) == {files[0]: "read again"}
+
+
 def test_an_unwritable_cache_is_no_obstacle(files: list[str], cache_folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(soundness, "_FEW", 4)
     cache_folder.write_text("a file where the folder should be")

@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "distill": ("crossdistill.cli.distill", "train a student with a teacher"),
     "train": ("crossdistill.cli.train", "train a model alone: a teacher, or the scratch baseline"),
     "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),
-    "predict": ("crossdistill.cli.predict", "classes of image files"),
+    "predict": ("crossdistill.cli.predict", "classes of image files and of folders of them"),
     "inspect": ("crossdistill.cli.inspect", "a teacher and a student side by side, and what each method costs"),
     "methods": ("crossdistill.cli.methods", "the methods, their references and hyper-parameters"),
     "models": ("crossdistill.cli.models", "the names of timm's models"),
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the command's name; default: those of the process.
 
     Returns:
-        Exit code: 0; 2 after a user's mistake, told in one line on stderr; 130 after Ctrl-C. A defect of this package
-        keeps its traceback.
+        Exit code: 0; 2 after a user's mistake, told in one line on stderr; 3 where a verb did its work on a part of
+        what it was given and named the rest on stderr; 130 after Ctrl-C. A defect of this package keeps its traceback.
     """
     # A console script does not look for modules where it is called, but that is where users keep their own methods.
     if os.getcwd() not in sys.path:
@@ -54,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_show_warning, warnings.showwarning)
-            _dispatch(list(sys.argv[1:] if argv is None else argv))
-        # Inside the try, because a pipe that was closed early shows only when the buffer is written out.
-        sys.stdout.flush()
+            try:
+                _dispatch(list(sys.argv[1:] if argv is None else argv))
+            finally:
+                # Here, because a pipe that was closed early shows only when the buffer is written out.
+                sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
@@ -71,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         return _refuse(f"{os.strerror(error.errno)}{where}: {_REMEDIES[error.errno]}")
     except SystemExit as end:
-        # --help and --print_config end the parser this way; as for Python itself, a text is an error.
+        # --help and --print_config end the parser this way, and verbs that have an exit code of their own; as for
+        # Python itself, a text is an error.
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
             return 1

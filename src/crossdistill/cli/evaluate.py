@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from crossdistill.data import ImageData
+    from crossdistill.data import ValidationData
     from crossdistill.staged import StagedModel
 
 
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         "--data",
         type=str,
         required=True,
-        help="an image folder with train/ and val/ (or test/), or the name of a built-in set",
+        help="a folder with val/ (or test/) or with one folder per class, a built-in set, or a function's dotted path",
     )
     parser.add_argument("--batch_size", type=int, default=256, help="images of one forward pass")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images")
@@ -51,14 +51,14 @@ def run(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from crossdistill.data import EvalLoader, open_data
+    from crossdistill.data import EvalLoader, open_validation
     from crossdistill.evaluation import corrupted_top1, evaluate
 
     model = load(options)
-    data = open_data(options.data, on_bad_image=options.on_bad_image)
+    data = open_validation(options.data, on_bad_image=options.on_bad_image)
     _check_classes(options.model, model, data)
     loader = EvalLoader(
-        data.validation,
+        data.images,
         image_size=model.image_size,
         batch_size=options.batch_size,
         device=next(model.parameters()).device,
@@ -106,7 +106,7 @@ def _print_corrupted(corrupted: dict[str, list[float]]) -> None:
     Console().print(table)
 
 
-def _check_classes(file: str, model: "StagedModel", data: "ImageData") -> None:
+def _check_classes(file: str, model: "StagedModel", data: "ValidationData") -> None:
     """An accuracy means something only where output k and label k are the same class."""
     if model.num_classes != len(data.classes):
         raise UserError(

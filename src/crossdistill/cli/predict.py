@@ -1,20 +1,33 @@
 """`crossdistill predict`: the classes of image files."""
 
 import json
+import os
+import sys
+from typing import TYPE_CHECKING
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.cli.saved import add_model_options, load
-from crossdistill.errors import check_range
+from crossdistill.errors import UserError, check_range
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Files are read and classified so many at a time, whatever their number.
 _BATCH = 64
+# Exit code where some files could not be read; the others got their answers.
+_SOME_SKIPPED = 3
 
 
 def run(arguments: list[str]) -> None:
-    """Print the most likely classes of each file with their probabilities, best first."""
-    parser = make_parser("predict", "The most likely classes of image files.")
+    """Print the most likely classes of each file with their probabilities, best first.
+
+    Of several files, those that cannot be read are named on stderr and skipped; the exit code is then 3.
+    """
+    parser = make_parser(
+        "predict", "The most likely classes of image files. Exit code 3: some files could not be read and were skipped."
+    )
     add_model_options(parser)
-    parser.add_argument("images", type=str, nargs="+", help="image files")
+    parser.add_argument("images", type=str, nargs="+", help="image files, and folders that are searched for them")
     parser.add_argument("--top", type=int, default=5, help="classes per image")
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     options = parse(parser, arguments)
@@ -22,20 +35,58 @@ def run(arguments: list[str]) -> None:
 
     import torch
 
-    from crossdistill.data import read_image, to_input
+    from crossdistill.data import to_input
 
+    files = _files(options.images)
     model = load(options)
     device = next(model.parameters()).device
     names = model.card.classes or [str(index) for index in range(model.num_classes)]
     top = min(options.top, len(names))
-    for start in range(0, len(options.images), _BATCH):
-        files = options.images[start : start + _BATCH]
-        images = to_input([read_image(file) for file in files], model.image_size).to(device)
+    skipped = 0
+    for start in range(0, len(files), _BATCH):
+        batch = files[start : start + _BATCH]
+        read = _read(batch, skip=len(files) > 1)
+        skipped += len(batch) - len(read)
+        if not read:
+            continue
+        images = to_input([image for _, image in read], model.image_size).to(device)
         with torch.no_grad():
             probabilities, classes = model(images).logits.softmax(dim=1).topk(top)
-        for file, values, indices in zip(files, probabilities.tolist(), classes.tolist(), strict=True):
+        for (file, _), values, indices in zip(read, probabilities.tolist(), classes.tolist(), strict=True):
             found = [(names[index], value) for index, value in zip(indices, values, strict=True)]
             if options.json:
                 print(json.dumps({"file": file, "classes": [{"name": n, "probability": p} for n, p in found]}))
             else:
                 print(f"{file}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in found))
+    if skipped:
+        raise SystemExit(_SOME_SKIPPED)
+
+
+def _files(paths: list[str]) -> list[str]:
+    """The files that are named, and the images in and below the folders."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    from crossdistill.data.paths import image_files
+
+    files = []
+    for path in paths:
+        found = image_files(path) if os.path.isdir(path) else [path]
+        if not found:
+            raise UserError(f"the folder {path} holds no image ({' '.join(IMG_EXTENSIONS)}): give another one")
+        files += found
+    return files
+
+
+def _read(files: list[str], skip: bool) -> "list[tuple[str, Image]]":
+    """The files that can be read, with their images; the others are named on stderr, or refused without `skip`."""
+    from crossdistill.data import read_image
+
+    read = []
+    for file in files:
+        try:
+            read.append((file, read_image(file)))
+        except UserError as error:
+            if not skip:
+                raise
+            print(f"skipped: {error}", file=sys.stderr)
+    return read

@@ -1,13 +1,15 @@
 """Data sets, augmentation and loaders."""
 
-from crossdistill.data.datasets import ImageData, open_data
+from crossdistill.data.datasets import ImageData, ValidationData, open_data, open_validation
+from crossdistill.data.holdout import hold_out
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
 from crossdistill.data.mixup import Mixer
-from crossdistill.data.sources import FileSource, ImageSource, TensorSource
+from crossdistill.data.sources import DatasetSource, FileSource, ImageSource, TensorSource
 
 __all__ = [
     "Batch",
+    "DatasetSource",
     "EvalLoader",
     "FileSource",
     "ImageData",
@@ -15,7 +17,10 @@ __all__ = [
     "Mixer",
     "TensorSource",
     "TrainLoader",
+    "ValidationData",
+    "hold_out",
     "open_data",
+    "open_validation",
     "read_image",
     "to_input",
 ]

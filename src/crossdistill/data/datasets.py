@@ -1,29 +1,22 @@
-"""Data sets by name or folder."""
+"""Data sets by folder, by name, or by the path of a function."""
 
-import gzip
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision import datasets
-
 from crossdistill.data.folder import read_folder
-from crossdistill.data.soundness import cache_folder, sound_files
-from crossdistill.data.sources import FileSource, ImageSource, TensorSource
+from crossdistill.data.functions import is_dotted_path, read_function
+from crossdistill.data.named import NAMED
+from crossdistill.data.paths import is_folder
+from crossdistill.data.soundness import cache_folder
+from crossdistill.data.sources import ImageSource
+from crossdistill.data.splits import Splits
 from crossdistill.errors import UserError, nearest
-
-_PACKAGED = Path(__file__).parent / "fashion_mini"
-# Where the Debian package dataset-fashion-mnist puts its files.
-_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass
 class ImageData:
-    """A data set.
+    """A data set to train with.
 
     Attributes:
         name: what it was opened as.
@@ -40,112 +33,80 @@ class ImageData:
     skipped: int = 0
 
 
+@dataclass
+class ValidationData:
+    """The images of a data set that a model is judged on.
+
+    Attributes:
+        name: what it was opened as.
+        classes: K class names; labels are positions in this list.
+        images: the validation images.
+        skipped: files left out because they could not be decoded.
+    """
+
+    name: str
+    classes: list[str]
+    images: ImageSource
+    skipped: int = 0
+
+
 def open_data(data: str, *, on_bad_image: str = "stop") -> ImageData:
-    """Open a data set and make sure that every image in it can be decoded.
+    """Open a data set to train with, and make sure that every image in it can be decoded.
 
     Args:
-        data: an image folder with `train/` and `val/` (or `test/`), each with one folder per class; or a name:
-            `fashion-mini` (in the package), `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`. `NAME:FOLDER` says
-            where the files of a named set lie or go; without it, below `CROSSDISTILL_DATA` or `~/.cache/crossdistill`.
-            Fashion-MNIST and CIFAR are downloaded if need be.
-        on_bad_image: `stop` or `skip` where a file cannot be decoded.
+        data: one of three kinds.
+            An image folder with `train/` and `val/` (or `test/`), each with one folder per class.
+            A name: `fashion-mini` (in the package), `fashion-mnist`, `cifar10`, `cifar100`, `imagenet`. `NAME:FOLDER`
+            says where the files of a named set lie or go; without it, below `CROSSDISTILL_DATA` or
+            `~/.cache/crossdistill`. Fashion-MNIST and CIFAR are downloaded if need be.
+            The dotted path of a function of no arguments that returns `(train, validation, classes)`, or `(train,
+            validation)` where a data set has `.classes`, a list of text. A data set is map-style, and its item is
+            `(image, label)`: a PIL image, a tensor (3, H, W) or (1, H, W) of uint8 or of floats in [0, 1], or a NumPy
+            array (H, W, 3) of uint8; and a whole number from 0 to K - 1. Labels are read from `.targets` or `.labels`
+            where those list N whole numbers, else from every item once.
+        on_bad_image: `stop` or `skip` where a file cannot be decoded; a function's items are never skipped.
 
     Raises:
-        UserError: there is no such set or folder, it is incomplete, its splits have different classes, or a file
-            cannot be decoded.
+        UserError: there is no such set, folder or function, it is incomplete, it has a single class, its splits have
+            different classes, a file cannot be decoded, or a function gives something else. Only some items of a
+            function's data sets are read now; a bad one among the others raises when it is read.
     """
+    splits = _read(data, ("train", "validation"), on_bad_image)
+    return ImageData(data, splits.classes, splits.sources["train"], splits.sources["validation"], splits.skipped)
+
+
+def open_validation(data: str, *, on_bad_image: str = "stop") -> ValidationData:
+    """Open what a model is judged on, and make sure that every image of it can be decoded.
+
+    Training images are neither needed nor looked at.
+
+    Args:
+        data: as for `open_data`. Of a folder, `val/` (or `test/`) is enough, and a folder that holds neither those nor
+            `train/`, but one folder per class, is the test set itself. A function may also return `(dataset, classes)`,
+            or a data set that has `.classes`.
+        on_bad_image: as for `open_data`.
+
+    Raises:
+        UserError: as for `open_data`.
+    """
+    splits = _read(data, ("validation",), on_bad_image)
+    return ValidationData(data, splits.classes, splits.sources["validation"], splits.skipped)
+
+
+def _read(data: str, wanted: tuple[str, ...], on_bad_image: str) -> Splits:
     name, _, folder = data.partition(":")
-    if name in _NAMED:
-        root = Path(folder).expanduser() if folder else cache_folder()
-        return _NAMED[name](data, root, on_bad_image)
+    if name in NAMED:
+        return NAMED[name](data, _expanded(folder) if folder else cache_folder(), wanted, on_bad_image)
     if not data:
-        raise UserError(f"--data is missing: give a folder with train/ and val/, or one of {', '.join(_NAMED)}")
-    root = Path(data).expanduser()
-    if not root.is_dir():
-        raise UserError(f"--data {data} is neither a folder nor one of {', '.join(_NAMED)}{nearest(name, _NAMED)}")
-    classes, train, validation, skipped = read_folder(root, on_bad_image)
-    return ImageData(data, classes, train, validation, skipped)
+        raise UserError(f"--data is missing: give a folder with train/ and val/, or one of {', '.join(NAMED)}")
+    root = _expanded(data)
+    if is_folder(root):
+        return read_folder(root, wanted, on_bad_image)
+    if is_dotted_path(data):
+        return read_function(data, wanted)
+    raise UserError(f"--data {data} is neither a folder nor one of {', '.join(NAMED)}{nearest(name, NAMED)}")
 
 
-def _fashion_mini(data: str, root: Path, on_bad_image: str) -> ImageData:
-    if ":" in data:
-        raise UserError(f"--data {data}: fashion-mini lies in the package; leave the folder out, or give fashion-mnist")
-    return _read_fashion(data, _PACKAGED)
-
-
-def _fashion_mnist(data: str, root: Path, on_bad_image: str) -> ImageData:
-    given = ":" in data
-    for folder in (root, root / "FashionMNIST" / "raw", *([] if given else [_DEBIAN])):
-        if any((folder / f"t10k-labels-idx1-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
-            return _read_fashion(data, folder)
-    _torchvision(data, lambda: datasets.FashionMNIST(root, download=True))
-    return _read_fashion(data, root / "FashionMNIST" / "raw")
-
-
-def _read_fashion(data: str, folder: Path) -> ImageData:
-    def split(prefix: str) -> TensorSource:
-        grey = _read_idx(folder / f"{prefix}-images-idx3-ubyte")
-        labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte").long()
-        # 28x28 padded to 32x32, which halves five times; the same grey in all three channels.
-        return TensorSource(F.pad(grey, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1), labels)
-
-    return ImageData(data, list(datasets.FashionMNIST.classes), split("train"), split("t10k"))
-
-
-def _read_idx(path: Path) -> Tensor:
-    """The uint8 array in an IDX file, which may be packed (`.gz`)."""
-    packed = path.with_name(path.name + ".gz")
-    if not (path.is_file() or packed.is_file()):
-        raise UserError(f"{path.parent} is not a complete Fashion-MNIST: {packed.name} is missing")
-    content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-    # Two zero bytes, the type (8: unsigned bytes), the number of dimensions, then each as a big-endian int32.
-    dimensions = content[3]
-    shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dimensions).view(*shape.tolist())
-
-
-def _cifar(kind: type[datasets.CIFAR10]) -> Callable[[str, Path, str], ImageData]:
-    def read(data: str, root: Path, on_bad_image: str) -> ImageData:
-        def split(train: bool) -> tuple[list[str], TensorSource]:
-            dataset = _torchvision(data, lambda: kind(root, train=train, download=True))
-            pixels = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-            return dataset.classes, TensorSource(pixels, torch.tensor(dataset.targets))
-
-        classes, train = split(True)
-        return ImageData(data, classes, train, split(False)[1])
-
-    return read
-
-
-def _imagenet(data: str, root: Path, on_bad_image: str) -> ImageData:
-    def split(name: str) -> tuple[list[str], FileSource, int]:
-        dataset = _torchvision(data, lambda: datasets.ImageNet(root, split=name))
-        samples, skipped = sound_files(dataset.samples, on_bad_image)
-        source = FileSource([path for path, _ in samples], torch.tensor([label for _, label in samples]))
-        # The readable names are not unique (there are two cranes).
-        return dataset.wnids, source, skipped
-
-    classes, train, skipped_train = split("train")
-    _, validation, skipped_validation = split("val")
-    return ImageData(data, classes, train, validation, skipped_train + skipped_validation)
-
-
-def _torchvision(data: str, build: Callable[[], datasets.VisionDataset]) -> datasets.VisionDataset:
-    """Build a torchvision data set; what it says on missing files and failed downloads becomes one line."""
-    try:
-        return build()
-    except (RuntimeError, OSError, ModuleNotFoundError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"--data {data} cannot be read ({reason}); put the files where torchvision wants them and say where: "
-            f"--data {data.partition(':')[0]}:FOLDER"
-        ) from error
-
-
-_NAMED: dict[str, Callable[[str, Path, str], ImageData]] = {
-    "fashion-mini": _fashion_mini,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar(datasets.CIFAR10),
-    "cifar100": _cifar(datasets.CIFAR100),
-    "imagenet": _imagenet,
-}
+def _expanded(path: str) -> Path:
+    # Unlike the method of Path, this leaves the home of an unknown user as it is, which is then no folder.
+    return Path(os.path.expanduser(path))

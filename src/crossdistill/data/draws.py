@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # One stream per use, so that switching one augmentation on leaves the draws of the others as they were.
-ORDER, CROP, FLIP, ERASE, TRANSFORM, MIX, SUBSET, CORRUPT = range(8)
+ORDER, CROP, FLIP, ERASE, TRANSFORM, MIX, SUBSET, CORRUPT, HOLD_OUT = range(9)
 
 
 def _signed(value: int) -> int:

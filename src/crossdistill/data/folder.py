@@ -3,59 +3,78 @@
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from crossdistill.data.paths import image_files, is_folder, readable
 from crossdistill.data.soundness import sound_files
 from crossdistill.data.sources import FileSource
+from crossdistill.data.splits import Splits
 from crossdistill.errors import UserError
 
+# Where the images of a split may lie; the first that is there is read.
+_FOLDERS = {"train": ("train",), "validation": ("val", "test")}
 
-def read_folder(root: Path, on_bad_image: str) -> tuple[list[str], FileSource, FileSource, int]:
-    """Read `train/` and `val/` (or `test/` where there is no `val/`).
+
+def read_folder(root: Path, wanted: tuple[str, ...], on_bad_image: str) -> Splits:
+    """Read image folders.
 
     Args:
-        root: the folder that holds them.
+        root: the folder that holds the splits.
+        wanted: `train` for `train/`, `validation` for `val/`, or `test/` where there is no `val/`. Validation images
+            alone may also lie in `root` itself, where it has no folder of any split.
         on_bad_image: `stop` or `skip`.
 
-    Returns:
-        Class names, training and validation images, and the number of files that were skipped.
-
     Raises:
-        UserError: a split is missing or empty, the classes differ, or a file cannot be decoded.
+        UserError: a split is missing or empty, the classes differ, a folder cannot be read, or a file cannot be
+            decoded.
     """
-    train = root / "train"
-    validation = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if not train.is_dir() or validation is None:
-        missing = "train/" if not train.is_dir() else "val/ (or test/)"
-        raise UserError(
-            f"{root} has no {missing}: --data wants a folder with train/ and val/, one folder per class in each"
-        )
-    classes = _classes(train)
-    only_one = sorted(set(classes) ^ set(_classes(validation)))
+    folders = {name: _folder_of(root, name, wanted) for name in wanted}
+    first, *others = folders.values()
+    classes = _classes(first)
+    for other in others:
+        _check_same_classes(first, classes, other)
+    if len(classes) == 1:
+        raise UserError(f"{first} has one class only, '{classes[0]}': there is nothing to tell apart")
+    splits = Splits(classes)
+    for name, folder in folders.items():
+        splits.sources[name], skipped = _images(root, folder, classes, on_bad_image)
+        splits.skipped += skipped
+    return splits
+
+
+def _folder_of(root: Path, name: str, wanted: tuple[str, ...]) -> Path:
+    present = [folder for folder in _FOLDERS[name] if is_folder(root / folder)]
+    if present:
+        return root / present[0]
+    if wanted == ("validation",) and not is_folder(root / "train"):
+        return root
+    missing = "train/" if name == "train" else "val/ (or test/)"
+    asked = " and ".join("train/" if split == "train" else "val/" for split in wanted)
+    raise UserError(f"{root} has no {missing}: --data wants a folder with {asked}, one folder per class in each")
+
+
+def _check_same_classes(first: Path, classes: list[str], other: Path) -> None:
+    only_one = sorted(set(classes) ^ set(_classes(other)))
     if only_one:
         more = f" and {len(only_one) - 1} more" if len(only_one) > 1 else ""
-        present, absent = (train, validation) if only_one[0] in classes else (validation, train)
+        present, absent = (first, other) if only_one[0] in classes else (other, first)
         raise UserError(f"the splits have different classes: '{only_one[0]}'{more}, in {present}, not in {absent}")
-    if len(classes) == 1:
-        raise UserError(f"{train} has one class only, '{classes[0]}': there is nothing to tell apart")
-    train_source, train_skipped = _split(train, classes, on_bad_image)
-    validation_source, validation_skipped = _split(validation, classes, on_bad_image)
-    return classes, train_source, validation_source, train_skipped + validation_skipped
 
 
 def _classes(split: Path) -> list[str]:
-    classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with readable(split):
+        classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UserError(f"{split} has no class folders: put the images of each class into a folder of its own")
     return classes
 
 
-def _split(split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSource, int]:
-    numbers = {name: number for number, name in enumerate(classes)}
-    samples = make_dataset(str(split), numbers, IMG_EXTENSIONS, allow_empty=True)
+def _images(root: Path, split: Path, classes: list[str], on_bad_image: str) -> tuple[FileSource, int]:
+    samples = [(path, number) for number, name in enumerate(classes) for path in image_files(split / name)]
     samples, skipped = sound_files(samples, on_bad_image)
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    empty = next((name for name, number in numbers.items() if number not in set(labels.tolist())), None)
+    present = set(labels.tolist())
+    empty = next((name for number, name in enumerate(classes) if number not in present), None)
     if empty is not None:
         raise UserError(f"{split / empty} has no image ({' '.join(IMG_EXTENSIONS)}): add some or remove the class")
-    return FileSource([path for path, _ in samples], labels), skipped
+    return FileSource([path for path, _ in samples], labels, root), skipped

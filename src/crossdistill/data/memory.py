@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from crossdistill.data.sources import ImageSource
-from crossdistill.data.workers import FittedImages
+from crossdistill.data.workers import FittedImages, Workers
 
 # Longest side, in pixels, of an image that is kept without being asked: decoding it costs more than holding it.
 SMALL_SIDE = 128
@@ -47,9 +46,7 @@ def keep(source: ImageSource, size: tuple[int, int], workers: int, crop_fraction
     if source.pixels is not None and tuple(source.pixels.shape[-2:]) == size and crop_fraction == 1:
         return source.pixels
     kept = torch.empty(len(source), 3, *size, dtype=torch.uint8)
-    images = FittedImages(source, size, crop_fraction)
-    # A generator of its own, because a DataLoader otherwise takes a number from the global one.
-    decoded = DataLoader(images, _SHARE, num_workers=workers, generator=torch.Generator())
+    decoded = Workers(FittedImages(source, size, crop_fraction), batch_size=_SHARE, num_workers=workers)
     for share, pixels in zip(kept.split(_SHARE), decoded, strict=True):
         share.copy_(pixels)
     return kept

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from crossdistill.data.images import fault_of
+from crossdistill.data.paths import reason
 from crossdistill.errors import UserError
 from crossdistill.files import written_whole
 
@@ -46,20 +48,19 @@ def find_faults(paths: list[str]) -> dict[str, str]:
     """What is wrong with the files that cannot be decoded, by path.
 
     Reading every file of a large set takes minutes, so the findings are kept in the cache folder for as long as no
-    file's size or time changes.
+    file's size, time or permissions change.
     """
     if len(paths) < _FEW:
         return _read_all(paths, workers=0)
     memory = cache_folder() / "sound" / f"{_fingerprint(paths)}.json"
-    if memory.is_file():
+    with suppress(OSError):
         return json.loads(memory.read_text())
     faults = _read_all(paths, workers=min(16, _cores()))
-    try:
+    # A home that cannot be written to costs time, not correctness.
+    with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(memory) as beside:
             beside.write_text(json.dumps(faults))
-    except OSError:
-        pass  # A home that cannot be written to costs time, not correctness.
     return faults
 
 
@@ -88,6 +89,10 @@ def _cores() -> int:
 def _fingerprint(paths: list[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        status = os.stat(path)
-        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        try:
+            status = os.stat(path)
+            state = f"{status.st_size} {status.st_mtime_ns} {status.st_mode}"
+        except OSError as error:  # A dangling link; reading it will say so.
+            state = reason(error)
+        digest.update(f"{os.path.abspath(path)}\0{state}\n".encode())
     return digest.hexdigest()[:32]

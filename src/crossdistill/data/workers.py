@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from crossdistill.data import draws
 from crossdistill.data.images import fit
 from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
+from crossdistill.errors import UserError
 
 # Epoch, position in the source, repetition.
 View = tuple[int, int, int]
@@ -59,20 +61,36 @@ class BatchPlan:
         return len(self.batches)
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; the run stops after its step, and needs its workers for that."""
+class Workers(DataLoader):
+    """A DataLoader that takes no number from the global random generators.
+
+    It raises a `UserError` of a worker process as the line that it was, without the traceback that PyTorch writes into
+    the message.
+    """
+
+    def __init__(self, dataset: Dataset, **arguments: Any) -> None:
+        # A generator of its own, because it otherwise takes a number from the global one.
+        super().__init__(dataset, generator=torch.Generator(), worker_init_fn=_leave_signals_to_the_parent, **arguments)
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()) from error
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; a run stops after its step, and needs its workers for that."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch.device) -> DataLoader:
-    """A loader of (B, 3, H, W) uint8 batches; it takes no number from the global random generators."""
-    return DataLoader(
+def start_workers(dataset: Dataset, plan: BatchPlan, workers: int, device: torch.device) -> Workers:
+    """A loader of (B, 3, H, W) uint8 batches."""
+    return Workers(
         dataset,
-        batch_sampler=plan,  # type: ignore[arg-type]
+        batch_sampler=plan,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_the_parent,
     )

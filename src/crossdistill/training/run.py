@@ -9,7 +9,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, open_data
+from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, hold_out, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
@@ -68,7 +68,7 @@ def distill(
     console = _console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    data = open_data(options.data, on_bad_image=options.on_bad_image)
+    data = _open(options.data, options)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
     fabric = make_fabric(options.part(DeviceOptions))
@@ -111,7 +111,7 @@ def train(
     if options.resume and folder.finished:
         return _already_finished(folder, console)
     if isinstance(data, str):
-        data = open_data(data, on_bad_image=options.on_bad_image)
+        data = _open(data, options)
     return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console)
 
 
@@ -226,6 +226,11 @@ def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, St
     return student, teacher
 
 
+def _open(name: str, options: DataOptions) -> ImageData:
+    data = open_data(name, on_bad_image=options.on_bad_image)
+    return hold_out(data, options.held_out) if options.held_out else data
+
+
 def _first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
 
@@ -256,7 +261,9 @@ def _check_options(options: TrainingOptions) -> None:
         UserError: naming the option.
     """
     if not options.data:
-        raise UserError("--data is missing: an image folder with train/ and val/, or the name of a built-in set")
+        raise UserError(
+            "--data is missing: an image folder with train/ and val/, the name of a built-in set, or a dotted path"
+        )
     if not (options.student.name or options.student_weights not in ("none", "pretrained")):
         raise UserError("--student is missing: name the model to train (see: crossdistill models)")
     check_ranges(options)

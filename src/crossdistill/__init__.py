@@ -7,13 +7,30 @@ __version__ = "0.1.0"
 # Names that users import from the package itself; resolved on first use, so that the command line starts without torch.
 _LAZY = {
     "Distiller": "crossdistill.distiller",
+    "Needs": "crossdistill.distiller",
     "Outputs": "crossdistill.staged",
     "Stage": "crossdistill.staged",
     "StagedModel": "crossdistill.staged",
+    "TrainingOptions": "crossdistill.options",
     "UserError": "crossdistill.errors",
+    "distill": "crossdistill.training",
+    "open_data": "crossdistill.data",
+    "train": "crossdistill.training",
 }
 
-__all__ = ["Distiller", "Outputs", "Stage", "StagedModel", "UserError", "__version__"]
+__all__ = [
+    "Distiller",
+    "Needs",
+    "Outputs",
+    "Stage",
+    "StagedModel",
+    "TrainingOptions",
+    "UserError",
+    "__version__",
+    "distill",
+    "open_data",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """Training: one loop for every method, exact checkpoints, and reports."""
 
-from crossdistill.training.run import distill
+from crossdistill.training.run import distill, train
 
-__all__ = ["distill"]
+__all__ = ["distill", "train"]

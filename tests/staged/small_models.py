@@ -37,6 +37,8 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "vit_average": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=5, global_pool="avg", **VIT),
     "deit_distilled": lambda: timm.create_model("deit_tiny_distilled_patch16_224", num_classes=5, **VIT),
     "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, num_heads=(1, 2, 2, 4), **PYRAMID),
+    "eva": lambda: timm.create_model("eva02_tiny_patch14_224", num_classes=5, **(VIT | {"depth": 4})),
+    "dinov3": lambda: timm.create_model("vit_small_patch16_dinov3", num_classes=5, **(VIT | {"depth": 4})),
     "mixer": _mixer,
     "levit": _levit,
 }

@@ -49,6 +49,15 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "biases apart, position bias": _beit,
     "position bias by a network": _relative,
     "windows, position bias": tiny_swin,
+    "windows, cosine similarity": lambda: timm.create_model(
+        "swinv2_tiny_window8_256",
+        img_size=SIDE,
+        patch_size=2,
+        window_size=4,
+        embed_dim=16,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 2, 2),
+    ),
     "torch's own": _torchvision,
 }
 
@@ -71,6 +80,11 @@ def _staged(model: nn.Module, size: tuple[int, int] = (SIDE, SIDE)) -> StagedMod
 def _bias(attention: nn.Module) -> Tensor | float:
     if getattr(attention, "relative_position_bias_table", None) is not None:
         return attention._get_rel_pos_bias()  # type: ignore[operator]
+    if hasattr(attention, "cpb_mlp"):
+        window = math.prod(attention.window_size)  # type: ignore[arg-type]
+        table = attention.cpb_mlp(attention.relative_coords_table).view(-1, attention.num_heads)  # type: ignore[operator]
+        places = attention.relative_position_index.view(-1)  # type: ignore[operator]
+        return 16 * torch.sigmoid(table[places].view(window, window, -1)).permute(2, 0, 1)
     rel_pos = getattr(attention, "rel_pos", None)
     return 0.0 if rel_pos is None else rel_pos.get_bias()
 
@@ -135,15 +149,6 @@ def test_windows_of_two_images_stay_apart() -> None:
 
 
 UNKNOWN: dict[str, Callable[[], nn.Module]] = {
-    "cosine similarity": lambda: timm.create_model(
-        "swinv2_tiny_window8_256",
-        img_size=SIDE,
-        patch_size=2,
-        window_size=4,
-        embed_dim=16,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 1, 2, 2),
-    ),
     "attention over channels": lambda: timm.create_model("xcit_nano_12_p8_224", **_TINY),
     "talking heads, class attention": lambda: timm.create_model("cait_xxs24_224", patch_size=8, **_TINY),
     "keys narrower than values": lambda: timm.create_model(

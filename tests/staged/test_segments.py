@@ -77,10 +77,8 @@ def test_prefix_tokens_matter_and_must_be_given() -> None:
 @pytest.mark.parametrize(
     ("name", "kwargs", "reason"),
     [
-        ("eva02_tiny_patch14_224", {"img_size": 28, "embed_dim": 24, "depth": 4, "num_heads": 2}, "rope"),
-        ("vit_small_patch16_dinov3", {"img_size": 64, "embed_dim": 32, "depth": 4, "num_heads": 2}, "rope"),
-        ("cait_xxs24_224", {"img_size": 32, "embed_dim": 32, "depth": 4, "num_heads": 2}, "blocks_token_only.0"),
-        ("xcit_nano_12_p16_224", {"img_size": 32, "embed_dim": 32, "depth": 4, "num_heads": 2}, "blocks.0"),
+        ("cait_xxs24_224", {"img_size": 32, "embed_dim": 32, "depth": 4, "num_heads": 2}, "blocks_token_only.1"),
+        ("xcit_nano_12_p16_224", {"img_size": 32, "embed_dim": 32, "depth": 4, "num_heads": 2}, "cls_attn_blocks.0"),
         ("pit_ti_224", {}, "transformers.0"),
     ],
 )
@@ -102,6 +100,53 @@ def test_models_that_are_no_chain_are_refused_by_name_and_keep_their_features(
     outputs = model(torch.rand(2, 3, *model.image_size))
     for stage, feature in zip(model.stages, outputs.features, strict=True):
         assert feature.shape == (2, stage.channels, *stage.size)
+
+
+class ScaledBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return x + 1e-5 * scale * self.conv(x)
+
+
+class ScaledByTheImage(nn.Module):
+    """Its blocks are given a number beside the tensor: of the image, or the same for all of them."""
+
+    def __init__(self, of_the_image: bool) -> None:
+        super().__init__()
+        self.of_the_image = of_the_image
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.blocks = nn.ModuleList([ScaledBlock(), ScaledBlock()])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = x.mean() if self.of_the_image else torch.full_like(x.mean(), 2.0)
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, scale)
+        return self.head(x.mean((2, 3)))
+
+
+def test_further_arguments_are_replayed_only_if_they_are_the_same_for_every_image() -> None:
+    ends = ["blocks.0", "blocks.1"]
+    same = StagedModel(shake(ScaledByTheImage(of_the_image=False)), stage_ends=ends, image_size=32).eval()
+    assert same.exact_segments
+    other = StagedModel(shake(ScaledByTheImage(of_the_image=True)), stage_ends=ends, image_size=32)
+    assert "differs from its own forward" in other.segments_refusal
+
+
+def test_further_arguments_are_known_without_a_forward_and_follow_the_model() -> None:
+    model = copy.deepcopy(built("eva"))
+    images = images_for(model)
+    with torch.no_grad():
+        outputs = model(images)
+        # A copy that never ran, and one that ran in another precision before.
+        for fresh in (StagedModel(copy.deepcopy(model.model), image_size=model.image_size).eval(), model.double()):
+            feature = outputs.features[2].to(next(fresh.parameters()).dtype)
+            again = fresh.run_from(3, feature, outputs.prefix[2].to(feature.dtype))
+            assert relative_error(again.logits.float(), outputs.logits) < 1e-4
 
 
 class RotatingBlock(nn.Module):

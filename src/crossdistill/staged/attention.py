@@ -26,6 +26,8 @@ from crossdistill.staged.outputs import Outputs, Projections
 from crossdistill.staged.taps import Recorder
 
 _TOLERANCE = 1e-9
+# As in Swin V2: a cosine is magnified a hundred times at most.
+_HIGHEST_LOGIT_SCALE = math.log(100.0)
 
 
 class AttentionTap:
@@ -140,6 +142,10 @@ def project(attention: nn.Module, tokens: Tensor, rope: Tensor | None = None) ->
     if keys.shape[1] != module.num_heads:  # several heads of queries share one of keys and values
         groups = module.num_heads // keys.shape[1]
         keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    if getattr(module, "logit_scale", None) is not None:
+        # Cosine attention (Swin V2): a temperature of each head's own, in place of 1 / sqrt(d), which is undone.
+        temperature = module.logit_scale.clamp(max=_HIGHEST_LOGIT_SCALE).exp() * head_size**0.5
+        queries, keys = F.normalize(queries, dim=-1) * temperature, F.normalize(keys, dim=-1)
     # Then 1 / sqrt(d) is the right factor for every module, whatever its own.
     scale = getattr(module, "scale", None)
     if isinstance(scale, float) and not math.isclose(scale, head_size**-0.5):
@@ -285,6 +291,11 @@ def _rotate(module: Any, part: Tensor, rope: Tensor) -> Tensor:
 
 def _position_bias(module: Any) -> Tensor | None:
     """The bias that a module adds to its attention logits by relative position; None where it has none."""
+    if getattr(module, "cpb_mlp", None) is not None:
+        # Swin V2: a network of the relative coordinates.
+        places = module.relative_position_index
+        table = module.cpb_mlp(module.relative_coords_table).view(-1, module.num_heads)
+        return 16 * torch.sigmoid(table[places.flatten()].view(*places.shape, -1).permute(2, 0, 1))
     if getattr(module, "relative_position_bias_table", None) is not None:
         return module._get_rel_pos_bias()
     if getattr(module, "rel_pos", None) is not None:

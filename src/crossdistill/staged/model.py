@@ -12,10 +12,11 @@ from crossdistill.errors import UserError
 from crossdistill.staged.card import ModelCard
 from crossdistill.staged.head import apply_at_every_position
 from crossdistill.staged.layout import from_map, to_map
+from crossdistill.staged.modes import eval_mode
 from crossdistill.staged.outputs import Outputs
-from crossdistill.staged.plan import Plan, Stage, run_steps
+from crossdistill.staged.plan import Further, Plan, Stage, run_steps
 from crossdistill.staged.probe import STAGE_PROPORTION, probe
-from crossdistill.staged.taps import Entered, Gate, InputTap, OutputTap, Recorder
+from crossdistill.staged.taps import Entered, FurtherTap, Gate, InputTap, OutputTap, Recorder
 
 
 class StagedModel(nn.Module):
@@ -84,6 +85,7 @@ class StagedModel(nn.Module):
             statistics = torch.as_tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1).expand(1, 3, 1, 1)
             self.register_buffer(key, statistics.clone(), persistent=False)
         self._recorder = Recorder()
+        self._further: dict[str, Further] = {}
         self._hooks: list[RemovableHandle] = []
         self.attach_hooks()
 
@@ -176,6 +178,7 @@ class StagedModel(nn.Module):
         for head, path in plan.classifiers.items():
             taps += [(path, OutputTap(recorder, head)), (path, InputTap(recorder, f"{head} input"))]
         taps.append((plan.first_unit, Gate(recorder)))
+        taps += [(path, FurtherTap(self._further, path)) for path in plan.further]
         for handle in self._hooks:
             handle.remove()
         self._hooks = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
@@ -236,7 +239,8 @@ class StagedModel(nn.Module):
         """
         self.require_segments("running a stage")
         before, after = self._plan.boundaries[:-1][k], self._plan.boundaries[1:][k]
-        return to_map(run_steps(self.model, self._plan.segments[k], from_map(feature, prefix, before)), after)
+        x = run_steps(self.model, self._plan.segments[k], from_map(feature, prefix, before), self._arguments())
+        return to_map(x, after)
 
     def run_head(self, feature: Tensor, prefix: Tensor | None = None) -> Outputs:
         """Run what follows the last stage.
@@ -249,11 +253,11 @@ class StagedModel(nn.Module):
             The outputs; `features` and `prefix` are empty, as no stage was run.
         """
         self.require_segments("running the head")
-        x = from_map(feature, prefix, self._plan.boundaries[-1])
+        x, arguments = from_map(feature, prefix, self._plan.boundaries[-1]), self._arguments()
         with self._recorder:
             if self._plan.final_path == self.stages[-1].path:
                 self._recorder.put("final", x)
-            answer = run_steps(self.model, self._plan.tail, x)
+            answer = run_steps(self.model, self._plan.tail, x, arguments)
             if self._plan.own_head:
                 answer = self.model.forward_head(answer)
         return self._outputs(answer, self._recorder.take(), [])
@@ -339,6 +343,21 @@ class StagedModel(nn.Module):
         self.num_classes = len(indices)
         if hasattr(self.model, "num_classes"):
             self.model.num_classes = len(indices)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "StagedModel":
+        # What `to`, `cuda` and `double` come down to: what was kept of a forward is elsewhere, or of another type.
+        self._further.clear()
+        super()._apply(fn, recurse)
+        return self
+
+    def _arguments(self) -> dict[str, Further]:
+        """What units are given beside the tensor, as the model's own last forward gave it: the same for every image."""
+        if self._plan.further - self._further.keys():
+            parameter = next(self.parameters())
+            grey = torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
+            with torch.no_grad(), eval_mode(self.model):
+                self.model(grey)
+        return self._further
 
     def _outputs(self, answer: Tensor, record: dict[Any, Tensor], ended: list[tuple[Tensor, Tensor | None]]) -> Outputs:
         final = to_map(record["final"], self._plan.final)[0]

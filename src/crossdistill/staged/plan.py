@@ -1,6 +1,8 @@
 """What the probe finds out about a model: paths, shapes and layouts, so that it holds for every copy of the model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,6 +36,20 @@ class Stage:
     mixing: tuple[str, ...]
 
 
+@dataclass
+class Further:
+    """What a unit is given beside the tensor: rotary embeddings, the size of the grid."""
+
+    args: tuple = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(value is not None and value is not False for value in (*self.args, *self.kwargs.values()))
+
+
+_NOTHING = Further()
+
+
 @dataclass(frozen=True)
 class Step:
     """One unit of a chain (path "" for none), and what is done to the tensor before it (glue None: nothing).
@@ -54,6 +70,7 @@ class Plan:
         stages: the stages.
         boundaries: native layouts of what enters stage 0 and of what each stage ends with.
         picks: units that return several things -> which of them is the feature map.
+        further: units that are given more than a tensor; what that is, their own model's last forward tells.
         overwritten: units whose output a later one overwrites in place, so that it must be copied to be kept.
         first_unit: path of the unit that begins stage 0.
         segments: the units of each stage.
@@ -73,6 +90,7 @@ class Plan:
     stages: list[Stage] = field(default_factory=list)
     boundaries: list[Grid] = field(default_factory=list)
     picks: dict[str, int] = field(default_factory=dict)
+    further: set[str] = field(default_factory=set)
     overwritten: set[str] = field(default_factory=set)
     first_unit: str = ""
     segments: list[list[Step]] = field(default_factory=list)
@@ -89,11 +107,19 @@ class Plan:
     dense_refusal: str = ""
 
 
-def run_steps(model: nn.Module, steps: list[Step], x: Tensor) -> Tensor:
-    """Run units of a model one after another, each looked up by its path: it may have been replaced since the probe."""
+def run_steps(model: nn.Module, steps: list[Step], x: Tensor, further: Mapping[str, Further]) -> Tensor:
+    """Run units of a model one after another, each looked up by its path: it may have been replaced since the probe.
+
+    Args:
+        model: whose units they are.
+        steps: the chain.
+        x: what enters it.
+        further: what some units are given beside the tensor, by path.
+    """
     for step in steps:
         if step.glue is not None:
             x = step.glue(x, step.shape)
         if step.path:
-            x = model.get_submodule(step.path)(x)
+            more = further.get(step.path, _NOTHING)
+            x = model.get_submodule(step.path)(x, *more.args, **more.kwargs)
     return x

@@ -55,7 +55,13 @@ def probe(
         if image.dtype != torch.float64:
             plan.refusal = "its forward does not run in float64, in which segments are checked"
         else:
-            plan.refusal = _find_segments(plan, trace, ends) or _check_segments(plan, trace, model, ends)
+            plan.refusal = _find_segments(plan, trace, ends) or _check_segments(plan, trace, model, ends, trace)
+            if not plan.refusal and plan.further:
+                # What units are given beside the tensor must not depend on the image, for it is another's when the
+                # units are run on foreign features: it is taken from the first image, and the second is run with it.
+                other = torch.randn(image.shape, generator=torch.Generator().manual_seed(1), dtype=image.dtype)
+                second = trace_run(model, name, other.to(image.device), marks)
+                plan.refusal = _check_segments(plan, second, model, ends, trace)
     return plan
 
 
@@ -256,8 +262,8 @@ def _find_segments(plan: Plan, trace: Trace, ends: list[int]) -> str:
     previous: Tensor | None = trace.calls[ends[0] + 1].input
     steps: list[Step] = []
     for call in trace.calls[ends[0] + 1 : stop]:
-        if call.further_arguments:
-            return f"'{call.path}' is called with further arguments ({call.further_arguments})"
+        if call.further:
+            plan.further.add(call.path)
         if call.input is None or call.output is None or call.index is not None:
             return f"'{call.path}' does not take and return one tensor"
         step = _connect(previous, call.input, call.path)
@@ -283,15 +289,19 @@ def _connect(before: Tensor | None, after: Tensor, path: str) -> Step | None:
     return None if glue is None else Step(path, glue, tuple(after.shape[1:]))
 
 
-def _check_segments(plan: Plan, trace: Trace, model: Any, ends: list[int]) -> str:
-    """Run the copy in segments, through (B, C, H, W) at every boundary, against what its own forward gave."""
+def _check_segments(plan: Plan, trace: Trace, model: Any, ends: list[int], arguments: Trace) -> str:
+    """Run the copy in segments, through (B, C, H, W) at every boundary, against what its own forward gave.
+
+    `arguments` is the run that tells what units are given beside the tensor.
+    """
+    further = {call.path: call.further for call in arguments.calls if call.path in plan.further}
     x = trace.calls[ends[0] + 1].input
     assert x is not None
     for k, steps in enumerate(plan.segments):
         x = from_map(*to_map(x, plan.boundaries[k]), plan.boundaries[k])
-        x = run_steps(model, steps, x)
+        x = run_steps(model, steps, x, further)
     x = from_map(*to_map(x, plan.boundaries[-1]), plan.boundaries[-1])
-    x = run_steps(model, plan.tail, x)
+    x = run_steps(model, plan.tail, x, further)
     own = trace.output if trace.split is None else trace.features
     assert isinstance(own, Tensor)
     error = float((x - own).abs().max() / own.abs().max().clamp_min(torch.finfo(own.dtype).tiny))

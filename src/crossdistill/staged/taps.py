@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from crossdistill.staged.plan import Further
+
 
 class Recorder:
     """What the taps of one model write into, while it is entered: a plain call of the model keeps nothing."""
@@ -64,6 +66,20 @@ class InputTap:
     def __call__(self, module: nn.Module, args: tuple) -> None:
         if self.recorder.recording:
             self.recorder.put(self.key, args[0])
+
+
+class FurtherTap:
+    """Keep what a module was last given beside the tensor, for runs in segments; no graph hangs on it."""
+
+    def __init__(self, kept: dict[str, Further], path: str) -> None:
+        self.kept = kept
+        self.path = path
+
+    def attach(self, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.kept[self.path] = Further(args[1:], kwargs)
 
 
 class Entered(Exception):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crossdistill.errors import UserError
 from crossdistill.staged.operations import Operation, OperationWatch
+from crossdistill.staged.plan import Further
 
 
 @dataclass(eq=False)
@@ -19,7 +20,7 @@ class Call:
     module: nn.Module
     given: object
     # Arguments beyond the tensor that carry a value: such a unit cannot be called with a tensor alone.
-    further_arguments: str
+    further: Further
     returned: object = None
     output: Tensor | None = None
     # Which part of what it returned `output` is; None: all of it.
@@ -90,9 +91,7 @@ def trace_run(model: nn.Module, name: str, image: Tensor, marks: Sequence[str]) 
 def _recording(trace: Trace, units: list[tuple[str, nn.Module]]) -> Iterator[None]:
     def before(path: str) -> Callable[[nn.Module, tuple, dict], None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            given = [*((f"argument {i}", arg) for i, arg in enumerate(args, 1)), *kwargs.items()]
-            further = ", ".join(key for key, value in given[1:] if value is not None and value is not False)
-            trace.calls.append(Call(path, module, given[0][1] if given else None, further))
+            trace.calls.append(Call(path, module, args[0] if args else None, Further(args[1:], kwargs)))
 
         return hook
 

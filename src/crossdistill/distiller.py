@@ -173,17 +173,27 @@ class Distiller(nn.Module):
         with torch.no_grad():
             return self.teacher(images)
 
-    def prepare(self, batches: Iterable[Tensor]) -> None:
+    def prepare(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Measure what the method must know of the data before training starts.
 
-        Called once before the first step of a new run, never on resume, so the result belongs in buffers.
+        Called once before the first step of a new run, never on resume, so what the steps need belongs in buffers.
 
         Args:
             batches: unaugmented training images, (B, 3, H, W) in [0, 1]; a fresh pass at each iteration.
-        """
 
-    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Further (B,) values, one per validation image, such as whether an assistant is right; the loop averages."""
+        Returns:
+            What a user should know of it by name; the run prints it.
+        """
+        return {}
+
+    def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
+        """Further (B,) values, one per validation image, such as whether an assistant is right; the loop averages.
+
+        Args:
+            batch: validation images and their labels.
+            model: what is evaluated: the student, or its moving average where one runs.
+            outputs: what it says of the images.
+        """
         return {}
 
     def critic_optimizer(self) -> torch.optim.Optimizer:

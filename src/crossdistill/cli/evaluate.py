@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from crossdistill.data import ValidationData
-    from crossdistill.staged import StagedModel
+    from crossdistill.data import Batch, ValidationData
+    from crossdistill.staged import Outputs, StagedModel
 
 
 def run(arguments: list[str]) -> None:
@@ -81,14 +81,14 @@ def run(arguments: list[str]) -> None:
         _print_corrupted(corrupted)
 
 
-def _with_patches(model: "StagedModel") -> "Callable[[Tensor, Tensor], dict[str, Tensor]]":
+def _with_patches(model: "StagedModel") -> "Callable[[Batch, StagedModel, Outputs], dict[str, Tensor]]":
     """Whether CSKD's inference is right, for each image."""
     from crossdistill.methods.cskd import logits_with_patches
 
     model.require_dense_logits("--with_patches")
 
-    def right(images: "Tensor", labels: "Tensor") -> "dict[str, Tensor]":
-        return {"top1_with_patches": logits_with_patches(model, model(images)).argmax(dim=1) == labels}
+    def right(batch: "Batch", model: "StagedModel", outputs: "Outputs") -> "dict[str, Tensor]":
+        return {"top1_with_patches": logits_with_patches(model, outputs).argmax(dim=1) == batch.labels}
 
     return right
 

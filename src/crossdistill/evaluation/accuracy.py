@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from crossdistill.data import Batch
-from crossdistill.staged import StagedModel
+from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.modes import eval_mode
 
 # With fewer classes than this, being among the five best says little.
@@ -23,7 +23,7 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     teacher_answers: Tensor | None = None,
-    further: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    further: Callable[[Batch, StagedModel, Outputs], dict[str, Tensor]] | None = None,
     logits: Tensor | None = None,
 ) -> dict[str, float]:
     """Accuracy in percent. The model is put in eval mode and left in the mode it was in.
@@ -53,13 +53,14 @@ def evaluate(
     started = time.perf_counter()
     with eval_mode(model):
         for batch in batches:
-            said = model(batch.images).logits
+            outputs = model(batch.images)
+            said = outputs.logits
             if logits is not None:
                 logits[batch.indices] = said.float()
             images += len(said)
             for metric in metrics.values():
                 metric.update(said, batch.labels)
-            values = further(batch.images, batch.labels) if further is not None else {}
+            values = further(batch, model, outputs) if further is not None else {}
             if teacher_answers is not None:
                 values["agreement"] = said.argmax(dim=1) == teacher_answers[batch.indices]
             for name, value in values.items():

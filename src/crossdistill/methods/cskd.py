@@ -25,6 +25,7 @@ for P_G; here P_G is the teacher's own answer, the same wherever the head is lin
 """
 
 import warnings
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -36,13 +37,14 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.staged import Outputs, StagedModel
-from crossdistill.staged.modes import eval_mode
 
 Kind = Literal["hard", "soft"]
 Schedule = Literal["linear", "quadratic", "cosine"]
 
 # With fewer positions a side there is little that one place could be taught and another not.
 _FEW_POSITIONS = 4
+# Images that tell how often local classes are other ones, and the percentage below which a pair cannot show the method.
+_IMAGES_MEASURED, _LITTLE_TO_TEACH = 1000, 20
 
 
 def cskd_loss(
@@ -54,14 +56,13 @@ def cskd_loss(
     temperature: float,
     teacher_logits: Tensor | None = None,
 ) -> Tensor:
-    """Equation (3), normalised as in the released code.
+    """Equation (3), mean over images and positions.
 
     Args:
         student_dense_logits: (B, K, H, W), p_S.
         teacher_dense_logits: (B, K, H, W) on the same grid, P_T.
         progress: x, 0 to 1.
-        kind: "hard": cross-entropy, mean over images and positions; "soft": divergence, summed over positions, mean
-            over images.
+        kind: "hard": cross-entropy; "soft": divergence.
         schedule: a(x) of equation (1).
         temperature: T of the soft kind.
         teacher_logits: (B, K), P_G; default: the mean of P_T over positions.
@@ -71,7 +72,7 @@ def cskd_loss(
     target = fuse(teacher_dense_logits, teacher_logits, progress, schedule)
     if kind == "hard":
         return F.cross_entropy(student_dense_logits, target.argmax(dim=1))
-    return kd_loss(student_dense_logits, target, temperature)
+    return kd_loss(student_dense_logits, target, temperature) / target[0, 0].numel()
 
 
 def fuse(dense_logits: Tensor, logits: Tensor, progress: Tensor | float, schedule: Schedule) -> Tensor:
@@ -96,6 +97,12 @@ def match_grids(student_dense_logits: Tensor, teacher_dense_logits: Tensor) -> t
     sides = zip(student_dense_logits.shape[2:], teacher_dense_logits.shape[2:], strict=True)
     height, width = (min(pair) for pair in sides)
     return _pool(student_dense_logits, (height, width)), _pool(teacher_dense_logits, (height, width))
+
+
+def _pool_to(dense_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averaged down to a coarser grid; a finer one leaves it as it is."""
+    height, width = dense_logits.shape[2:]
+    return _pool(dense_logits, (min(height, size[0]), min(width, size[1])))
 
 
 def _pool(dense_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -128,8 +135,8 @@ class CSKD(Distiller):
     says nothing about single positions) and any student whose head can be applied at every position. Adds no parameter.
 
     For students whose head does not average the patch tokens the evaluations have `top1_with_patches` beside `top1`:
-    the accuracy of the authors' inference, the mean over the heads and the patch tokens, by the student itself and not
-    its moving average. `top1` is that of the model as timm runs it.
+    the accuracy of the authors' inference, the mean over the heads and the patch tokens. `top1` is that of the model as
+    timm runs it.
 
     Args:
         student: the model that is trained.
@@ -202,9 +209,8 @@ class CSKD(Distiller):
         )
         progress = self.progress * float(self.fusion)
         loss = cskd_loss(ours, theirs, progress, self.kind, self.schedule, self.temperature, teacher.logits)
-        # The soft kind comes as a sum over positions, which the paper averages over.
-        average = self.kind == "soft" and self.variant == "paper"
-        return loss / ours[0, 0].numel() if average else loss
+        # The released soft kind is a sum over positions.
+        return loss * ours[0, 0].numel() if self.kind == "soft" and self.variant == "released" else loss
 
     @torch.no_grad()
     def teacher_dense_logits(self, teacher: Outputs) -> Tensor:
@@ -214,14 +220,37 @@ class CSKD(Distiller):
         return torch.stack(dense).mean(dim=0)
 
     @torch.no_grad()
-    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def prepare(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        """Measure at how many places the teacher's class is not its class for the image: all that can be taught."""
+        differ, places, images_seen = 0, 0, 0
+        assert self.teacher is not None
+        for images in batches:
+            teacher = self.teach(images)
+            grid = self.student.stages[-1].size
+            dense = _pool_to(self.teacher_dense_logits(teacher), grid)
+            local = dense.argmax(dim=1)
+            differ += int((local != teacher.logits.argmax(dim=1)[:, None, None]).sum())
+            places += local.numel()
+            images_seen += len(images)
+            if images_seen >= _IMAGES_MEASURED:
+                break
+        share = 100 * differ / max(1, places)
+        if share < _LITTLE_TO_TEACH:
+            warnings.warn(
+                f"CSKD: the class that {self.teacher.name} sees at a place is its class for the whole image at all but "
+                f"{share:.0f} % of the places, so there is little to teach place by place: KD or --method.kwargs."
+                "spatial_weight 0 (DeiT's distillation) would teach nearly the same",
+                UserCaution,
+                stacklevel=2,
+            )
+        return {"places where the local class is another, %": share}
+
+    @torch.no_grad()
+    def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
         """Whether the authors' inference is right, where it differs from the student's own by more than weights."""
         if self.student.pools_mean:
             return {}
-        # What is evaluated beside this may be a moving average, and then the student is still in training mode.
-        with eval_mode(self.student):
-            answers = logits_with_patches(self.student, self.student(images)).argmax(dim=1)
-        return {"top1_with_patches": answers == labels}
+        return {"top1_with_patches": logits_with_patches(model, outputs).argmax(dim=1) == batch.labels}
 
 
 def _check_pair(student: StagedModel, teacher: StagedModel) -> None:

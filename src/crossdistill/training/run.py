@@ -168,7 +168,8 @@ def _train(
     seed_everything(options.seed + fabric.global_rank)
     resumed = options.resume and trainer.resume()
     if not resumed:
-        distiller.prepare(train_loader.plain())
+        for name, value in distiller.prepare(train_loader.plain()).items():
+            console.print(f"{name} {value:.2f}")
     log = None
     if fabric.global_rank == 0:
         folder.create(options)

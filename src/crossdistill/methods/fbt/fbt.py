@@ -12,15 +12,18 @@ whichever of the two is the teacher. A homogeneous pair, and one of attention wi
 stages and the teacher's last. The stages are the models' own; only L2G is new. The teacher's part is frozen, but the
 assistant's gradient flows through a frozen tail into L2G and on into the student's first stages.
 
-What is transferred is the spatial mean f of the last feature map, so that spatial distributions play no role, and the
-logits p. For a source i, a learner j, a projector g from the student's to the teacher's width (only where they
-differ), cosine similarity <.,.> and a learnable temperature tau per pair,
+What is transferred is the vector f that the head reads, so that spatial distributions play no role, and the logits p.
+The paper's f is the mean of the last feature map, which is the same for models that average; a class token's head does
+not read the patches, and their mean says less of the class (`feature`). For a source i, a learner j, a projector g from
+the student's to the teacher's width (only where they differ), cosine similarity <.,.> and a learnable temperature tau
+per pair,
 
     InfoNCE(f_i, f_j) = -mean_b log( exp(<g f_j^b, f_i^b> / tau) / sum_k exp(<g f_j^b, f_i^k> / tau) )          (2)
     L(i, j) = InfoNCE(f_i, f_j) + OFA(p_i, p_j)                                                                 (3)
     L = CE(p_s, y) + L(t, s) + L(t, f) + L(f, s)                                                                (4)
 
-with `ofa_loss` of methods/ofa.py. The negatives k are the other images of the whole batch, of all devices.
+with `ofa_loss` of methods/ofa.py. The negatives k are the other images of one forward pass, of all devices: with
+`--accumulate`, of a micro-batch.
 
 No released code could be read, so there is one variant. The texts do not say, and this file chooses: sources are
 detached, for otherwise the assistant drags its own target; the assistant sees no labels; (2) is one-way, the learner
@@ -91,21 +94,21 @@ class FBT(Distiller):
         temperature: T of the OFA terms, which are multiplied by T^2, so that their gradient keeps its size.
         feature_loss: "info_nce", or "mse", the mean squared error of the features as they are.
         feature_temperature: tau of equation (2) at the start.
-        symmetric: average equation (2) with the one in which the source is the anchor.
-        smoothing: "pooled" compares spatial means, "per_position" every position of the smaller of the two grids.
+        feature: what f is: "head", the vector that the classifier reads, or "map", the mean of the last feature map
+            over positions; the same for a model that averages.
+        smoothing: "pooled" compares f, "per_position" the maps at every position of the smaller of the two grids.
         prefix: the class and register tokens that a tail needs: "mean", the mean of its owner's over the training
             images (measured by `prepare`), or "learned", which starts there; "own", the owner's tokens for the very
-            image, with which the assistant can answer without its front; "initial", the embedding. A student's tail
-            moves, so there "mean" becomes "learned". Without meaning for other tails, and for a tail of no stage:
-            there each is the mean of the block's map.
+            image, with which the assistant can answer without its front. A student's tail moves, so there "mean"
+            becomes "learned". Without meaning for other tails, and for a tail of no stage: there each is the mean of
+            the block's map.
         front: whose first stages the assistant has; "auto" decides by what mixes positions in the stages.
         tail_stages: how many of the last stages are the tail; 0 is the head alone, the paper's ablation B.
         attention_blocks: Swin blocks behind the patch embedding; 0, with `tail_stages` 0, is the paper's ablation A.
         detach_source: no gradient from a pair to its source, such as from L(f, s) to the assistant.
-        assistant_start: share of the training after which the assistant begins to teach the student; 0 in the paper.
     """
 
-    needs = Needs(teacher={"logits", "final"}, student={"logits", "final"}, labels=True)
+    needs = Needs(teacher={"logits"}, student={"logits"}, labels=True)
     feature_scales: nn.Parameter | None
     prefix_tokens: Tensor | None
 
@@ -124,20 +127,18 @@ class FBT(Distiller):
         temperature: float = 1.0,
         feature_loss: Literal["info_nce", "mse"] = "info_nce",
         feature_temperature: float = 0.07,
-        symmetric: bool = False,
+        feature: Literal["head", "map"] = "head",
         smoothing: Literal["pooled", "per_position"] = "pooled",
-        prefix: Literal["mean", "learned", "own", "initial"] = "mean",
+        prefix: Literal["mean", "learned", "own"] = "mean",
         front: Literal["auto", "student", "teacher"] = "auto",
         tail_stages: int = 1,
         attention_blocks: int = 1,
         detach_source: bool = True,
-        assistant_start: float = 0.0,
     ) -> None:
         super().__init__(student, teacher, label_weight)
         check_range("fbt", above=1 / _HIGHEST_INVERSE_TEMPERATURE, feature_temperature=feature_temperature)
         check_range("fbt", above=0, temperature=temperature, gamma=gamma)
         check_range("fbt", at_least=0, attention_blocks=attention_blocks)
-        check_range("fbt", at_least=0, at_most=1, assistant_start=assistant_start)
         self.pair_weights = dict(
             zip(PAIRS, (teacher_student_weight, teacher_assistant_weight, assistant_student_weight), strict=True)
         )
@@ -146,10 +147,10 @@ class FBT(Distiller):
         self.assistant_label_weight = assistant_label_weight
         self.gamma = gamma
         self.temperature = temperature
-        self.symmetric = symmetric
+        # Single positions are nothing that a head reads.
+        self.feature = "map" if smoothing == "per_position" else feature
         self.smoothing = smoothing
         self.detach_source = detach_source
-        self.assistant_start = assistant_start
 
         # Without a tail the front still ends where the last stage would begin.
         behind_front = max(1, tail_stages)
@@ -169,6 +170,8 @@ class FBT(Distiller):
         of_front, of_tail = {f"features.{self.front_boundary + 1}"}, {"segments"}
         if prefix == "own":
             of_tail.add(f"prefix.{self.tail_boundary + 1}")
+        read = {"pooled" if self.feature == "head" else "final"}
+        of_front, of_tail = of_front | read, of_tail | read
         if self.teacher_front:
             self.declare(teacher=of_front, student=of_tail)
         else:
@@ -180,19 +183,11 @@ class FBT(Distiller):
 
         student_view, teacher_view = _outputs_of_a_grey_image(student), _outputs_of_a_grey_image(teacher)
         self._init_prefix(prefix, teacher_view if self.tail is teacher else student_view)
-        widths = student_view.final.shape[1], teacher_view.final.shape[1]
+        widths = self._feature(student_view).shape[1], self._feature(teacher_view).shape[1]
         self.projector = nn.Linear(*widths) if widths[0] != widths[1] else nn.Identity()
         # Logarithms of 1 / tau: a step changes them by a factor, and tau cannot become negative.
         starts = torch.full((len(PAIRS),), 1 / feature_temperature).log()
         self.feature_scales = nn.Parameter(starts) if feature_loss == "info_nce" else None
-        # An image to show the assistant's front in place of one without a partner of another class in its batch.
-        self._spare: tuple[Tensor, Tensor] | None = None
-
-    def train(self, mode: bool = True) -> "FBT":
-        # An image of an earlier epoch's evaluation would make a result depend on whether the run was interrupted.
-        self._spare = None
-        super().train(mode)
-        return self
 
     # Properties, for the models are not the assistant's own: a second name would be a second entry in the state dict.
     @property
@@ -223,24 +218,16 @@ class FBT(Distiller):
             self.register_buffer("prefix_tokens", None)
             return
         self.prefix = "learned" if prefix == "mean" and self.teacher_front else prefix
-        if prefix == "initial":
-            with torch.no_grad():
-                embedded = self.tail.enter(_grey_image(self.tail))[1]
-            if embedded is None or embedded.shape != tokens.shape:
-                raise UserError(
-                    f"fbt: prefix=initial needs tokens that {self.tail.name} enters its first stage with and that fit "
-                    "its last; choose prefix=mean"
-                )
         if self.prefix == "learned":
             self.prefix_tokens = nn.Parameter(tokens[0].clone())
         else:
             self.register_buffer("prefix_tokens", tokens[0].clone() if self.prefix == "mean" else None)
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[Tensor]) -> None:
+    def prepare(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Measure the mean of the tail owner's prefix tokens, where the assistant's are to be or to start there."""
         if self.prefix_tokens is None:
-            return
+            return {}
         count, mean = 0, torch.zeros_like(self.prefix_tokens)
         with eval_mode(self.tail):
             for images in batches:
@@ -250,10 +237,11 @@ class FBT(Distiller):
                 mean += (tokens - mean).sum(dim=0) / count
         if count:
             self.prefix_tokens.copy_(mean)
+        return {}
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         front, tail = (teacher, student) if self.teacher_front else (student, teacher)
-        assistant = self.assist(batch.images, front.features[self.front_boundary], tail)
+        assistant = self.assist(front.features[self.front_boundary], tail)
         if self.feature_scales is not None:
             with torch.no_grad():
                 # In place: a clamp inside the graph would have no gradient that leads back from beyond the bound.
@@ -272,21 +260,24 @@ class FBT(Distiller):
             terms["assistant_labels"] = self.assistant_label_weight * loss
         for number, pair in enumerate(PAIRS):
             source, learner = pair.split("_to_")
-            weight: float | Tensor = self.pair_weights[pair]
-            if source == "assistant":
-                weight = weight * (self.progress >= self.assistant_start).float()
+            weight = self.pair_weights[pair]
             projected = space[source] != space[learner]
-            features = self._feature_loss(number, outputs[learner].final, outputs[source].final, projected)
+            features = self._feature_loss(
+                number, self._feature(outputs[learner]), self._feature(outputs[source]), projected
+            )
             logits = self._logit_loss(outputs[learner].logits, outputs[source].logits, batch.labels)
             terms[f"{pair}_features"] = weight * self.feature_weight * features
             terms[f"{pair}_logits"] = weight * self.logit_weight * logits
         return terms
 
-    def assist(self, images: Tensor, feature: Tensor, tail: Outputs | None = None) -> Outputs:
+    def _feature(self, outputs: Outputs) -> Tensor:
+        """f of a model, (B, D), or its last map, (B, D, H, W)."""
+        return outputs.pooled if self.feature == "head" else outputs.final
+
+    def assist(self, feature: Tensor, tail: Outputs | None = None) -> Outputs:
         """Equation (1), from the end of the front on.
 
         Args:
-            images: (B, 3, H, W) in [0, 1].
             feature: (B, C, H, W), the front owner's map of stage `front_boundary`.
             tail: the tail owner's outputs for the images; only needed for `prefix="own"`.
         """
@@ -295,11 +286,6 @@ class FBT(Distiller):
         if self.prefix == "own":
             assert tail is not None
             prefix = tail.prefix[self.tail_boundary]
-        elif self.prefix == "initial":
-            with unchanged_statistics(self.tail):
-                embedded = self.tail.enter(images[:1])[1]
-            assert embedded is not None
-            prefix = embedded.expand(len(entry), -1, -1)
         elif self.prefix == "pooled":
             prefix = entry.mean(dim=(2, 3))[:, None].expand(-1, self.tail.stages[-1].prefix_tokens, -1)
         elif self.prefix_tokens is not None:
@@ -309,19 +295,22 @@ class FBT(Distiller):
             return self.tail.run_from(self.tail_boundary + 1, entry, prefix)
 
     def _feature_loss(self, pair: int, learner: Tensor, source: Tensor, projected: bool) -> Tensor:
-        """InfoNCE or the mean squared error between the last maps of two models.
+        """InfoNCE or the mean squared error between the features of two models.
 
         Args:
             pair: its number in `PAIRS`.
-            learner: (B, D, H, W).
-            source: (B, D', H', W').
+            learner: (B, D), or a map (B, D, H, W).
+            source: as `learner`, of its own width and grid.
             projected: whether the learner's features are in the student's space and the source's in the teacher's.
         """
-        size = (1, 1)
-        if self.smoothing == "per_position":
-            size = (min(learner.shape[2], source.shape[2]), min(learner.shape[3], source.shape[3]))
-        # (positions, B, D); the projector is linear, so it may as well come behind the average.
-        anchors, keys = (F.adaptive_avg_pool2d(x, size).flatten(2).permute(2, 0, 1) for x in (learner, source))
+        if learner.ndim == 2:
+            anchors, keys = learner[None], source[None]
+        else:
+            size = (1, 1)
+            if self.smoothing == "per_position":
+                size = (min(learner.shape[2], source.shape[2]), min(learner.shape[3], source.shape[3]))
+            # (positions, B, D); the projector is linear, so it may as well come behind the average.
+            anchors, keys = (F.adaptive_avg_pool2d(x, size).flatten(2).permute(2, 0, 1) for x in (learner, source))
         if projected:
             anchors = self.projector(anchors)
         if self.detach_source:
@@ -329,10 +318,7 @@ class FBT(Distiller):
         if self.feature_scales is None:
             return F.mse_loss(anchors, keys)
         temperature = (-self.feature_scales[pair]).exp()
-        loss = info_nce_loss(anchors, _everywhere(keys), temperature)
-        if self.symmetric:
-            loss = (loss + info_nce_loss(keys, _everywhere(anchors), temperature)) / 2
-        return loss
+        return info_nce_loss(anchors, _everywhere(keys), temperature)
 
     def _logit_loss(self, learner: Tensor, source: Tensor, labels: Tensor) -> Tensor:
         if self.detach_source:
@@ -340,27 +326,19 @@ class FBT(Distiller):
         return self.temperature**2 * ofa_loss(learner, source, labels, self.gamma, self.temperature)
 
     @torch.no_grad()
-    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Whether the assistant is right, and whether it still is with the front of an image of another class.
+    def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
+        """Whether the assistant is right, and whether it still is where its front saw another image, a grey one.
 
         Once trained, the first should lie near or between the accuracies of the student and the teacher. The second
-        should be low: an assistant that is right all the same answers from the tokens of `prefix`, not from its front.
-        It is given only for images that an image of another class is at hand for.
+        should be near chance: an assistant that is right all the same answers from the tokens of `prefix`, not from its
+        front.
         """
         with eval_mode(self.student):
-            feature = self.front(images).features[self.front_boundary]
-            tail = self.tail(images) if self.prefix == "own" else None
-            own = self.assist(images, feature, tail).logits.argmax(dim=1) == labels
-            # Of a data set sorted by class a batch may hold one class alone, so one image of an earlier batch is kept.
-            spare_label = self._spare[1] if self._spare is not None else labels[:1]
-            if self._spare is None or (labels != labels[0]).any() or (labels[0] == spare_label).all():
-                self._spare = feature[:1], labels[:1]
-            foreign, other = torch.cat([feature, self._spare[0]]), torch.cat([labels, self._spare[1]])
-            distance = (torch.arange(len(other)) - torch.arange(len(labels))[:, None]) % len(other)
-            distance = distance.to(labels.device).masked_fill(labels[:, None] == other, len(other))
-            nearest, partner = distance.min(dim=1)
-            right = self.assist(images, foreign[partner], tail).logits.argmax(dim=1) == labels
-        return {"assistant_top1": own, "assistant_top1_foreign_front": right[nearest < len(other)]}
+            feature = self.front(batch.images).features[self.front_boundary]
+            foreign = self.front(_grey_image(self.front)).features[self.front_boundary].expand_as(feature)
+            tail = self.tail(batch.images) if self.prefix == "own" else None
+            own, other = (self.assist(front, tail).logits.argmax(dim=1) == batch.labels for front in (feature, foreign))
+        return {"assistant_top1": own, "assistant_top1_foreign_front": other}
 
     def no_weight_decay(self) -> set[str]:
         names = {name for name, _ in self.local_to_global.named_parameters() if name.endswith("bias_table")}

@@ -27,7 +27,8 @@ the batch, not the tokens. It prompts Swin behind the downsampling with which a 
 
 What this version adds: the features that are matched are standardised per channel with running statistics of the clean
 teacher, and w_reg is 10 where the paper has 1. With raw features and 1 the prompts find it easiest to make the teacher
-uninformative. The gap in (4) belongs to the images of another batch; `feedback` offers two other kinds.
+uninformative. Aligners for maps begin small. The gap in (4) belongs to the images of another batch; `feedback` offers
+another kind.
 """
 
 import math
@@ -35,6 +36,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from crossdistill.data import Batch
@@ -90,8 +92,7 @@ class PAT(Distiller):
             teacher as it is: no second pass, no feedback, no regularisation.
         feedback: what a prompt is told. "previous": equation (4), the gap of the last batch, as published; zero in the
             first step and after a batch of another size. "current": the gap of the same images between the aligned
-            student and the clean teacher, which costs no further pass. "batch_mean": the last batch's gap, averaged
-            over its images. "none": nothing (an ablation of the paper).
+            student and the clean teacher, which costs no further pass. "none": nothing (an ablation of the paper).
         label_weight: w_label of equation (6).
         logit_weight: w_logit of equation (6); the paper's ablation finds little lost with 0.
         feature_weight: w_feature of equation (6).
@@ -113,7 +114,7 @@ class PAT(Distiller):
         heads: int = 8,
         region_attention: bool = True,
         prompt_stages: list[int] | None = None,
-        feedback: Literal["previous", "current", "batch_mean", "none"] = "previous",
+        feedback: Literal["previous", "current", "none"] = "previous",
         label_weight: float = 1.0,
         logit_weight: float = 1.0,
         feature_weight: float = 1.0,
@@ -162,7 +163,9 @@ class PAT(Distiller):
             code="images" if released else "tokens",
         )
         stages = {k: teacher.stages[k - 1] for k in self.matched}
-        self.aligners = nn.ModuleDict({str(k): _aligner(side * side, width, stage) for k, stage in stages.items()})
+        self.aligners = nn.ModuleDict(
+            {str(k): _aligner(side * side, width, stage, small=not released) for k, stage in stages.items()}
+        )
         self.standardizers = nn.ModuleDict(
             {str(k): Standardizer(stage.channels) for k, stage in stages.items() if standardize}
         )
@@ -172,8 +175,8 @@ class PAT(Distiller):
             entered = teacher.stages[k - 1]
             shape = (entered.channels, *entered.size) if feedback != "none" and k in stages else None
             self.prompts[str(k)] = PromptBlock(entered.entry_channels, entered.entry_size, shape, gate_only=released)
-            if shape is not None and feedback in ("previous", "batch_mean"):
-                self.memories[str(k)] = FeedbackMemory(shape, average=feedback == "batch_mean")
+            if shape is not None and feedback == "previous":
+                self.memories[str(k)] = FeedbackMemory(shape)
         # Each process sees its own images: its statistics, and what its prompts are told, are its own.
         parts = {"standardizers": self.standardizers, "memories": self.memories}
         self.rank_local = tuple(  # type: ignore[misc]
@@ -198,7 +201,7 @@ class PAT(Distiller):
         return terms
 
     @torch.no_grad()
-    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
         """Whether the prompted teacher still answers as the clean one, and whether it is right.
 
         The prompts are told what they were told in training: with "previous" feedback, the gaps of the last batch.
@@ -206,13 +209,13 @@ class PAT(Distiller):
         if not self.prompts:
             return {}
         with eval_mode(self):
-            clean = self.teach(images)
-            aligned = self._align(self.student(images)) if self.feedback == "current" else {}
-            _, logits = self._prompted_teacher(images, clean, self._feedback(aligned, clean, cycle=True))
+            clean = self.teach(batch.images)
+            aligned = self._align(self.student(batch.images)) if self.feedback == "current" else {}
+            _, logits = self._prompted_teacher(batch.images, clean, self._feedback(aligned, clean, cycle=True))
         answers = logits.argmax(dim=1)
         return {
             "prompted_teacher_agreement": answers == clean.logits.argmax(dim=1),
-            "prompted_teacher_top1": answers == labels,
+            "prompted_teacher_top1": answers == batch.labels,
         }
 
     def _align(self, student: Outputs) -> dict[int, Tensor]:
@@ -292,14 +295,19 @@ class PAT(Distiller):
         return tokens.transpose(1, 2).unflatten(2, size), prefix
 
 
-def _aligner(regions: int, width: int, stage: Stage) -> nn.Module:
-    """Regions -> the shape of a stage of the teacher, in the manner of that stage: a map's, or tokens'."""
-    aligner: nn.Module
+def _aligner(regions: int, width: int, stage: Stage, small: bool) -> nn.Module:
+    """Regions -> the shape of a stage of the teacher, in the manner of that stage: a map's, or tokens'.
+
+    With `small`, a map's last layer begins as the tokens' does. Its batch-normalised input has unit variance, and
+    fan-out initialisation would make 2 width / channels of it, against standardised targets of 1: at first the matching
+    would outweigh labels and logits thirty times.
+    """
     if stage.layout == "NCHW":
-        aligner = TokensToMap(width, stage.channels, stage.size)
-    else:
-        aligner = TokensToTokens(regions, width, stage.channels, stage.size)
-    return aligner.apply(initialise)
+        aligner = TokensToMap(width, stage.channels, stage.size).apply(initialise)
+        if small:
+            trunc_normal_(aligner.to_map.projection.weight, std=0.02)
+        return aligner
+    return TokensToTokens(regions, width, stage.channels, stage.size).apply(initialise)
 
 
 def _tokens(feature: Tensor) -> Tensor:

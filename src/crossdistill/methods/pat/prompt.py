@@ -89,21 +89,19 @@ class FeedbackMemory(nn.Module):
 
     Args:
         shape: (C, H, W) of the gap.
-        average: keep the mean over images, for batches of any size.
     """
 
     gap: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], average: bool = False) -> None:
+    def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.average = average
-        self.register_buffer("gap", torch.zeros(1 if average else 0, *shape))
+        self.register_buffer("gap", torch.zeros(0, *shape))
         self.register_load_state_dict_pre_hook(_take_size)
 
     def store(self, gap: Tensor) -> None:
         """Keep a gap, (B, C, H, W), already detached."""
         # A new tensor, not a copy into the old one: the graph of this step still needs what it was told.
-        self.gap = (gap.mean(dim=0, keepdim=True) if self.average else gap).to(self.gap.dtype)
+        self.gap = gap.to(self.gap.dtype)
 
     def recall(self, size: int, cycle: bool = False) -> Tensor:
         """The gap for a batch of `size` images, (size, C, H, W); zero where it is of another number of images.
@@ -113,8 +111,6 @@ class FeedbackMemory(nn.Module):
             cycle: repeat the images' gaps instead, until there are enough.
         """
         kept = len(self.gap)
-        if self.average:
-            return self.gap.expand(size, -1, -1, -1)
         if kept == size:
             return self.gap
         if cycle and kept:

@@ -45,6 +45,14 @@ ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
             "DE-no-teacher-to-student": {"teacher_student_weight": 0.0},
             "F-no-info-nce": {"feature_weight": 0.0},
             "G-no-ofa": {"logit_weight": 0.0},
+            # What is left of the gain without an assistant: L(t, s) alone, and with the weight of two pairs.
+            "no-assistant": {"teacher_assistant_weight": 0.0, "assistant_student_weight": 0.0},
+            "no-assistant-doubled": {
+                "teacher_assistant_weight": 0.0,
+                "assistant_student_weight": 0.0,
+                "teacher_student_weight": 2.0,
+            },
+            "mean-of-map": {"feature": "map"},
             "squared-error": {"feature_loss": "mse"},
             "per-position": {"smoothing": "per_position"},
         },
@@ -66,6 +74,7 @@ ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
             "no-views-stage-3": {"view_probability": 0.0, "student_stage": 3},
             "no-views-stage-4": {"view_probability": 0.0, "student_stage": 4},
             "no-views-weights-10": {"view_probability": 0.0, "gl_weight": 10.0, "attention_weight": 10.0},
+            "views-everywhere": {"views": "everywhere"},
         },
     ),
     "cskd": ("cskd", PAIRS["cnn-vit"], _SPATIAL),
@@ -76,7 +85,6 @@ ABLATIONS: dict[str, tuple[str, Pair, dict[str, dict[str, Any]]]] = {
         {
             **_PROMPTS,
             "feedback-current": {"feedback": "current"},
-            "feedback-batch-mean": {"feedback": "batch_mean"},
             "feedback-none": {"feedback": "none"},
             "no-prompts": {"prompt_stages": []},
             "no-region-attention": {"region_attention": False},

@@ -162,7 +162,9 @@ def price(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> 
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            distiller = build_distiller(method, copy.deepcopy(student), teacher, train_size=_TRAIN_SIZE)
+            # A method that reads nothing of a teacher is trained without one.
+            needed = teacher if load_method(method.name).needs.teacher else None
+            distiller = build_distiller(method, copy.deepcopy(student), needed, train_size=_TRAIN_SIZE)
         except UserError as error:
             return MethodCost(method.name, refusal=str(error))
         images = _images(student)

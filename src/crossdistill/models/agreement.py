@@ -11,6 +11,7 @@ from crossdistill.errors import UserError
 from crossdistill.models.weights import classifier_names, read_weights
 from crossdistill.options import ModelOptions, height_and_width
 from crossdistill.staged import ModelCard
+from crossdistill.staged.card import STEM_STRIDE
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Held:
     source: str
     state: dict[str, Tensor] | None = None
     card: ModelCard | None = None
+
+    @property
+    def stem_stride(self) -> int | None:
+        """What the stem of the weights' model was lowered to; None where it was not."""
+        if self.state is not None and STEM_STRIDE in self.state:
+            return int(self.state[STEM_STRIDE])
+        return self.card.stem_stride if self.card is not None else None
 
 
 def read_held(weights: str, role: str) -> Held:
@@ -68,12 +76,13 @@ def agreed_size(kwargs: dict[str, Any], image_size: tuple[int, int] | None, role
     return given
 
 
-def agreed_stem(stem_stride: int | None, card: ModelCard) -> int | None:
-    if card.stem_stride is not None and stem_stride not in (None, card.stem_stride):
+def agreed_stem(stem_stride: int | None, held: Held) -> int | None:
+    """The one stem stride; None leaves the stem as built."""
+    if held.stem_stride is not None and stem_stride not in (None, held.stem_stride):
         raise UserError(
-            f"--stem_stride {stem_stride} contradicts the weights, made with {card.stem_stride}: leave it out"
+            f"--stem_stride {stem_stride} contradicts the weights, made with {held.stem_stride}: leave it out"
         )
-    return stem_stride or card.stem_stride
+    return stem_stride or held.stem_stride
 
 
 def agreed_outputs(name: str, held: Held, num_classes: int | None, role: str) -> int | None:

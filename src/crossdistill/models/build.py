@@ -13,6 +13,7 @@ from crossdistill.models.stem import lower_stem_stride
 from crossdistill.models.weights import load_weights
 from crossdistill.options import ModelOptions
 from crossdistill.staged import ModelCard, StagedModel
+from crossdistill.staged.card import STEM_STRIDE
 
 
 def build_model(
@@ -63,7 +64,7 @@ def build_model(
     if held.card is not None:
         image_size = image_size or held.card.image_size
         stage_ends = stage_ends or held.card.stage_ends
-        stem_stride = agreed_stem(stem_stride, held.card)
+    stem_stride = agreed_stem(stem_stride, held)
     outputs = kwargs.pop("num_classes", None)
     if outputs is None:
         outputs = agreed_outputs(name, held, None if classes_file else num_classes, role)
@@ -104,7 +105,7 @@ def build_model(
         image_size=staged.image_size,
         mean=_decimals(staged.mean),
         std=_decimals(staged.std),
-        stem_stride=stem_stride,
+        stem_stride=getattr(model, STEM_STRIDE, None),
         stage_ends=stage_ends,
         head_trained=head_trained,
         weights=weights,

@@ -4,6 +4,10 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+# A module whose stem stride was lowered has it under this name: as an attribute, and its weights file as a tensor.
+# A file with a tensor too many does not load into a module that was not lowered, where its weights would be wrong.
+STEM_STRIDE = "crossdistill_stem_stride"
+
 
 @dataclass
 class ModelCard:

@@ -50,6 +50,13 @@ def agreed_identity(options: ModelOptions, held: Held, role: str) -> tuple[str, 
         raise UserError(
             f"'{source}' does not say which model it holds: name it with --{role}, or give one of crossdistill's files"
         )
+    if card.needs_module:
+        if options.name:
+            return options.name, dict(options.kwargs)
+        raise UserError(
+            f"'{source}' holds the weights of {card.name}, which was built by hand and by no name that could build it "
+            f"again: give load_model the module, or name a callable that returns it with --{role}"
+        )
     if options.name and _architecture(options.name) != _architecture(card.name):
         raise UserError(f"--{role} {options.name} contradicts '{source}', which holds {card.name}: leave --{role} out")
     for key, value in options.kwargs.items():

@@ -1,19 +1,19 @@
 """From a name and a weights file to a `StagedModel`: the one place that creates models."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from crossdistill.errors import UserError
-from crossdistill.models.agreement import agreed_identity, agreed_outputs, agreed_size, agreed_stem, read_held
+from crossdistill.models.agreement import Held, agreed_identity, agreed_outputs, agreed_size, agreed_stem, read_held
 from crossdistill.models.class_map import read_class_map
 from crossdistill.models.create import check_name, create_module, is_dotted_path
 from crossdistill.models.stem import lower_stem_stride
-from crossdistill.models.weights import load_weights
+from crossdistill.models.weights import load_weights, read_weights, weights_file
 from crossdistill.options import ModelOptions
-from crossdistill.staged import ModelCard, StagedModel
-from crossdistill.staged.card import STEM_STRIDE
+from crossdistill.staged import StagedModel
 
 
 def build_model(
@@ -64,7 +64,6 @@ def build_model(
     if held.card is not None:
         image_size = image_size or held.card.image_size
         stage_ends = stage_ends or held.card.stage_ends
-    stem_stride = agreed_stem(stem_stride, held)
     outputs = kwargs.pop("num_classes", None)
     if outputs is None:
         outputs = agreed_outputs(name, held, None if classes_file else num_classes, role)
@@ -72,67 +71,105 @@ def build_model(
     model = create_module(
         name, kwargs, num_classes=outputs, image_size=image_size, pretrained=weights == "pretrained", role=role
     )
-    ends = [end.strip() for end in stage_ends.split(",")] if stage_ends else None
-    if stem_stride is not None:
-        lower_stem_stride(model, stem_stride, name=name, stage_ends=ends)
-    if held.state is not None:
-        head_trained = load_weights(model, held.state, description=f"'{weights}' does not fit {name}")
-    else:
-        head_trained = weights == "pretrained" and (dotted or not _has_new_head(model))
-
-    staged = StagedModel(
+    staged = _stage(
         model,
+        held,
         name=name,
         image_size=image_size,
-        stage_ends=ends,
-        mean=held.card.mean if held.card is not None else None,
-        std=held.card.std if held.card is not None else None,
+        stage_ends=stage_ends,
+        stem_stride=agreed_stem(stem_stride, held),
     )
+    head_trained = staged.card.head_trained
+    if held.state is None:
+        head_trained = weights == "pretrained" and (dotted or not _has_new_head(model))
     if classes_file is not None:
         assert class_names is not None
         staged.select_classes(read_class_map(classes_file, class_names, staged.num_classes))
     elif head_trained:
-        class_names = held.card.classes if held.card is not None else None
+        class_names = staged.card.classes
     _check_classes(staged, num_classes, weights, role)
     if not dotted:
         # The size has a field of its own, so that it can be changed when the file is read again.
         kwargs.pop("img_size", None)
-    staged.card = ModelCard(
-        name=name,
-        kwargs=kwargs,
-        num_classes=staged.num_classes,
-        classes=class_names,
-        image_size=staged.image_size,
-        mean=_decimals(staged.mean),
-        std=_decimals(staged.std),
-        stem_stride=getattr(model, STEM_STRIDE, None),
-        stage_ends=stage_ends,
-        head_trained=head_trained,
-        weights=weights,
+    staged.card = replace(
+        staged.card, kwargs=kwargs, classes=class_names, head_trained=head_trained, needs_module=False
     )
     return staged
 
 
-def load_model(path: str | Path) -> StagedModel:
-    """The model of a file that `save_model` wrote, in eval mode.
+def load_model(path: str | Path, *, module: nn.Module | None = None) -> StagedModel:
+    """The student of a run, or the model of any weights file that says what it holds, in eval mode.
+
+        student = load_model("runs/kd")
+        logits = student(images).logits
+
+    Images are (B, 3, H, W) in [0, 1] and of any size: the model resizes and normalises them for itself, as
+    `student.prepare_images` does. From files, `crossdistill.data.read_image` and `to_input` give them as they were when
+    `top1` was measured. The plain module is `student.model`; its images are of `student.image_size` and normalised with
+    `student.mean` and `student.std`: `student.model(student.prepare_images(images))` are the same logits.
 
     Args:
-        path: the file, or a run folder, whose student is loaded.
+        path: a run folder, or a weights file.
+        module: the module that the weights belong to, of the same structure, for a file that does not say how to build
+            it: one of a model that was built by hand, or of another program. It is changed in place, and its stem is
+            lowered where the file's was.
 
     Raises:
-        UserError: no such file, or a file that does not say which model it belongs to.
+        UserError: no such file, a file that does not say which model it belongs to, or another module's weights.
     """
-    return build_model(ModelOptions(), weights=str(path), num_classes=None).eval()
+    file = weights_file(path)
+    if module is None:
+        return build_model(ModelOptions(), weights=str(file), num_classes=None).eval()
+    held = Held(str(file), *read_weights(file))
+    card = held.card
+    return _stage(
+        module,
+        held,
+        name=card.name if card is not None else "",
+        image_size=card.image_size if card is not None else None,
+        stage_ends=card.stage_ends if card is not None else None,
+        stem_stride=agreed_stem(None, held),
+    ).eval()
+
+
+def _stage(
+    module: nn.Module,
+    held: Held,
+    *,
+    name: str,
+    image_size: tuple[int, int] | None,
+    stage_ends: str | None,
+    stem_stride: int | None,
+) -> StagedModel:
+    """The module as a `StagedModel`, with the stem and the weights that it is to have."""
+    ends = [end.strip() for end in stage_ends.split(",")] if stage_ends else None
+    if stem_stride is not None:
+        lower_stem_stride(module, stem_stride, name=name, stage_ends=ends)
+    head_trained = False
+    if held.state is not None:
+        description = f"'{held.source}' does not fit {name or type(module).__name__}"
+        head_trained = load_weights(module, held.state, description=description)
+    card = held.card
+    staged = StagedModel(
+        module,
+        name=name,
+        image_size=image_size,
+        stage_ends=ends,
+        mean=card.mean if card is not None else None,
+        std=card.std if card is not None else None,
+    )
+    staged.card = replace(
+        staged.card,
+        classes=card.classes if card is not None and head_trained else None,
+        head_trained=head_trained,
+        weights=held.source,
+    )
+    return staged
 
 
 def _has_new_head(model: Any) -> bool:
     """Whether timm replaced the head of its pretrained weights."""
     return model.num_classes != model.pretrained_cfg["num_classes"]
-
-
-def _decimals(values: Tensor) -> tuple[float, ...]:
-    """Float32 values by their shortest decimals: 0.485, not 0.48500001430511475."""
-    return tuple(float(str(value)) for value in values.flatten().numpy())
 
 
 def _check_classes(staged: StagedModel, num_classes: int | None, weights: str, role: str) -> None:

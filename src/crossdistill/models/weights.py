@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from crossdistill.errors import UserError
 from crossdistill.files import written_whole
+from crossdistill.models.rebuild import card_to_write
 from crossdistill.staged import ModelCard, StagedModel
 from crossdistill.staged.card import STEM_STRIDE
 
@@ -150,10 +151,14 @@ def save_model(model: StagedModel, path: str | Path, *, classes: list[str] | Non
     timm needs the arguments that the model was made with. A lowered stem is none of its arguments: such a file holds
     one more tensor, so that timm refuses it instead of giving wrong answers.
 
+    A model of `build_model` can be read from its file alone. So can a timm model that was created by hand, where its
+    name alone, with the number of classes and the image size, builds the same module again: that is tried here. With
+    other arguments, or for any other module, the file is written all the same, and `load_model` is given the module.
+
     The file appears complete or not at all: it is written beside and renamed.
 
     Args:
-        model: a model from `build_model`.
+        model: the model.
         path: the file to write.
         classes: names of the outputs; default: those of the card.
 
@@ -161,7 +166,8 @@ def save_model(model: StagedModel, path: str | Path, *, classes: list[str] | Non
         OSError: the folder is not writable or the disk is full; an older file at `path` is left as it was.
     """
     path = Path(path)
-    card = replace(model.card, classes=classes or model.card.classes)
+    card = card_to_write(model)
+    card = replace(card, classes=classes or card.classes)
     # One entry only: safetensors writes several in any order, and equal runs should write equal files.
     metadata = {_METADATA_KEY: card.to_json()}
     # Cloned, because safetensors refuses tied weights, which share memory.

@@ -74,7 +74,7 @@ def test_stages_are_matched_from_the_end(vit: StagedModel, cnn: StagedModel) -> 
 
 def test_the_tables_tell_all_of_it(vit: StagedModel, cnn: StagedModel) -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    inspect_pair(vit, cnn, ["kd", UNFIT]).render(console)
+    console.print(inspect_pair(vit, cnn, ["kd", UNFIT]))
     text = console.export_text()
     for stage in (*vit.stages, *cnn.stages):
         assert stage.path in text

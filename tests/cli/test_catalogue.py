@@ -11,9 +11,9 @@ from crossdistill.methods import METHODS, hyperparameters, load_method
 
 
 @pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Rich wraps tables to the terminal, and wrapped text is not found again.
-    monkeypatch.setenv("COLUMNS", "250")
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is no terminal is not wrapped to one's width either.
+    monkeypatch.setenv("COLUMNS", "40")
 
 
 def test_methods_lists_all_with_references(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,16 @@ def test_disk_and_permission_errors_are_one_line(
     assert os.strerror(number) in err and "runs/a/checkpoint" in err
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EIO])
+def test_a_path_that_the_system_refuses_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raise_from_verb(monkeypatch, OSError(number, os.strerror(number), "/proc/nope"))
+    assert main(["methods"]) == 2
+    line = f"crossdistill: {os.strerror(number)} (/proc/nope): check the path, or choose another place\n"
+    assert capsys.readouterr().err == line
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken disk"), ValueError("defect"), KeyError("defect")])
 def test_a_defect_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     raise_from_verb(monkeypatch, error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,9 +76,9 @@ class Inspection:
     pairs: list[tuple[Stage | None, Stage | None]]
     methods: list[MethodCost]
 
-    def render(self, console: Console) -> None:
-        """Print three tables: the models, their stages, the methods."""
-        console.print(Group(self._models_table(), self._stages_table(), self._methods_table()))
+    def __rich__(self) -> Group:
+        """Three tables, for `rich.print`: the models, their stages, the methods."""
+        return Group(self._models_table(), self._stages_table(), self._methods_table())
 
     def _models_table(self) -> Table:
         table = Table(title="models", title_justify="left")
@@ -162,7 +162,9 @@ def price(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> 
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            distiller = build_distiller(method, copy.deepcopy(student), teacher, train_size=_TRAIN_SIZE)
+            # A method that reads nothing of a teacher is trained without one.
+            needed = teacher if load_method(method.name).needs.teacher else None
+            distiller = build_distiller(method, copy.deepcopy(student), needed, train_size=_TRAIN_SIZE)
         except UserError as error:
             return MethodCost(method.name, refusal=str(error))
         images = _images(student)

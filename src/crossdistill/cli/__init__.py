@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("crossdistill.cli.quickstart", "the whole story on a built-in data set, on a CPU, in minutes"),
 }
 
-# What stands in the way of a file and is the user's to mend, and how.
+# What stands in the way of a file, and what helps; it is the user's to mend even where no path is named.
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "free some space, or choose another place",
@@ -36,6 +36,7 @@ _REMEDIES = {
     errno.EACCES: "change its permissions, or choose another place",
     errno.EPERM: "change its permissions, or choose another place",
 }
+_ANOTHER_PATH = "check the path, or choose another place"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in _REMEDIES:
+        # With a path it is a path that the user gave; without one it says nothing that a user could act on.
+        if error.errno not in _REMEDIES and error.filename is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _refuse(f"{os.strerror(error.errno)}{where}: {_REMEDIES[error.errno]}")
+        where = "" if error.filename is None else f" ({error.filename})"
+        return _refuse(f"{error.strerror}{where}: {_REMEDIES.get(error.errno or 0, _ANOTHER_PATH)}")
     except SystemExit as end:
         # --help and --print_config end the parser this way, and verbs that have an exit code of their own; as for
         # Python itself, a text is an error.

@@ -94,8 +94,9 @@ def _with_patches(model: "StagedModel") -> "Callable[[Batch, StagedModel, Output
 
 
 def _print_corrupted(corrupted: dict[str, list[float]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from crossdistill.cli.tables import show
 
     table = Table(title="top-1 % on corrupted images")
     for column in ("corruption", "1", "2", "3", "4", "5", "mean"):
@@ -103,7 +104,7 @@ def _print_corrupted(corrupted: dict[str, list[float]]) -> None:
     rows = [*corrupted.items(), ("mean", [statistics.mean(column) for column in zip(*corrupted.values(), strict=True)])]
     for name, values in rows:
         table.add_row(name, *(f"{value:.2f}" for value in (*values, statistics.mean(values))))
-    Console().print(table)
+    show(table)
 
 
 def _check_classes(file: str, model: "StagedModel", data: "ValidationData") -> None:

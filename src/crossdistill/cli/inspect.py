@@ -41,9 +41,8 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--methods", type=str, default=",".join(METHODS), help="comma-separated names or dotted paths")
     options = parse(parser, arguments)
 
-    from rich.console import Console
-
     from crossdistill.analysis.inspection import inspect_pair
+    from crossdistill.cli.tables import show
 
     size = height_and_width(options.image_size, "image_size")
     teacher_size = height_and_width(options.teacher_image_size, "teacher_image_size") or size
@@ -51,7 +50,7 @@ def run(arguments: list[str]) -> None:
     classes = options.num_classes or teacher.num_classes or None
     student = _build(options, "student", classes, size, stem_stride=options.stem_stride)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    inspect_pair(teacher, student, methods).render(Console())
+    show(inspect_pair(teacher, student, methods))
 
 
 def _add_role(parser: ArgumentParser, role: str) -> None:

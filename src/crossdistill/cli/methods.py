@@ -22,14 +22,18 @@ def run(arguments: list[str]) -> None:
 
 def _list() -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "what it does", "learns from", "reference", box=box.SIMPLE)
+    from crossdistill.cli.tables import show
+
+    table = Table(box=box.SIMPLE)
+    table.add_column("method", no_wrap=True)
+    for column in ("what it does", "learns from", "reference"):
+        table.add_column(column, overflow="fold")
     for name, path in METHODS.items():
         entry = read_entry(path)
         table.add_row(name, entry.title, _needs(entry), entry.reference)
-    Console().print(table)
+    show(table)
     print("`crossdistill methods NAME` explains one and lists its hyper-parameters.")
 
 
@@ -42,16 +46,20 @@ def _needs(entry: Entry) -> str:
 def _explain(name: str) -> None:
     from docstring_parser import parse as parse_docstring
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from crossdistill.cli.tables import show
 
     method = load_method(name)
     module = inspect.getmodule(method)
     descriptions = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(method) or "").params}
     # Not through rich, which would wrap the equations.
     print(inspect.getdoc(module) or "")
-    table = Table("hyper-parameter", "type", "default", "meaning", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
+    table.add_column("hyper-parameter", no_wrap=True)
+    for column in ("type", "default", "meaning"):
+        table.add_column(column, overflow="fold")
     for parameter in hyperparameters(method).values():
         cells = (
             parameter.name,
@@ -62,7 +70,7 @@ def _explain(name: str) -> None:
         # As plain text: rich would take the brackets of list[int] for markup.
         table.add_row(*map(Text, cells))
     if table.row_count:
-        Console().print(table)
+        show(table)
         print(f"Set one with --method {name} --method.kwargs.NAME=VALUE.")
     else:
         print("\nIt has no hyper-parameters.")

@@ -1,18 +1,19 @@
 """From a name and a weights file to a `StagedModel`: the one place that creates models."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
-from torch import Tensor
+from torch import nn
 
-from crossdistill.errors import UserError, nearest
+from crossdistill.errors import UserError
+from crossdistill.models.agreement import Held, agreed_identity, agreed_outputs, agreed_size, agreed_stem, read_held
+from crossdistill.models.class_map import read_class_map
 from crossdistill.models.create import check_name, create_module, is_dotted_path
 from crossdistill.models.stem import lower_stem_stride
-from crossdistill.models.weights import classifier_names, load_weights, read_weights
-from crossdistill.options import ModelOptions, height_and_width
-from crossdistill.staged import ModelCard, StagedModel
+from crossdistill.models.weights import load_weights, read_weights, weights_file
+from crossdistill.options import ModelOptions
+from crossdistill.staged import StagedModel
 
 
 def build_model(
@@ -54,211 +55,121 @@ def build_model(
         UserError: unknown name, refused argument or size, unreadable or unfitting weights, another number of classes
             than the data's, an incomplete class map.
     """
-    held = _read(weights, role)
-    name, kwargs = _identity(options, held, role)
+    held = read_held(weights, role)
+    name, kwargs = agreed_identity(options, held, role)
     check_name(name)
     dotted = is_dotted_path(name)
     if not dotted:
-        image_size = _agreed_size(kwargs, image_size, role)
+        image_size = agreed_size(kwargs, image_size, role)
     if held.card is not None:
         image_size = image_size or held.card.image_size
         stage_ends = stage_ends or held.card.stage_ends
-        stem_stride = _agreed_stem(stem_stride, held.card)
     outputs = kwargs.pop("num_classes", None)
     if outputs is None:
-        outputs = _outputs(name, held, None if classes_file else num_classes, role)
+        outputs = agreed_outputs(name, held, None if classes_file else num_classes, role)
 
     model = create_module(
         name, kwargs, num_classes=outputs, image_size=image_size, pretrained=weights == "pretrained", role=role
     )
-    ends = [end.strip() for end in stage_ends.split(",")] if stage_ends else None
-    if stem_stride is not None:
-        lower_stem_stride(model, stem_stride, name=name, stage_ends=ends)
-    if held.state is not None:
-        head_trained = load_weights(model, held.state, description=f"'{weights}' does not fit {name}")
-    else:
-        head_trained = weights == "pretrained" and (dotted or not _has_new_head(model))
-
-    staged = StagedModel(
+    staged = _stage(
         model,
+        held,
         name=name,
         image_size=image_size,
-        stage_ends=ends,
-        mean=held.card.mean if held.card is not None else None,
-        std=held.card.std if held.card is not None else None,
+        stage_ends=stage_ends,
+        stem_stride=agreed_stem(stem_stride, held),
     )
+    head_trained = staged.card.head_trained
+    if held.state is None:
+        head_trained = weights == "pretrained" and (dotted or not _has_new_head(model))
     if classes_file is not None:
         assert class_names is not None
         staged.select_classes(read_class_map(classes_file, class_names, staged.num_classes))
     elif head_trained:
-        class_names = held.card.classes if held.card is not None else None
+        class_names = staged.card.classes
     _check_classes(staged, num_classes, weights, role)
     if not dotted:
         # The size has a field of its own, so that it can be changed when the file is read again.
         kwargs.pop("img_size", None)
-    staged.card = ModelCard(
-        name=name,
-        kwargs=kwargs,
-        num_classes=staged.num_classes,
-        classes=class_names,
-        image_size=staged.image_size,
-        mean=_decimals(staged.mean),
-        std=_decimals(staged.std),
-        stem_stride=stem_stride,
-        stage_ends=stage_ends,
-        head_trained=head_trained,
-        weights=weights,
+    staged.card = replace(
+        staged.card, kwargs=kwargs, classes=class_names, head_trained=head_trained, needs_module=False
     )
     return staged
 
 
-def load_model(path: str | Path) -> StagedModel:
-    """The model of a file that `save_model` wrote, in eval mode.
+def load_model(path: str | Path, *, module: nn.Module | None = None) -> StagedModel:
+    """The student of a run, or the model of any weights file that says what it holds, in eval mode.
+
+        student = load_model("runs/kd")
+        logits = student(images).logits
+
+    Images are (B, 3, H, W) in [0, 1] and of any size: the model resizes and normalises them for itself, as
+    `student.prepare_images` does. From files, `crossdistill.data.read_image` and `to_input` give them as they were when
+    `top1` was measured. The plain module is `student.model`; its images are of `student.image_size` and normalised with
+    `student.mean` and `student.std`: `student.model(student.prepare_images(images))` are the same logits.
 
     Args:
-        path: the file, or a run folder, whose student is loaded.
+        path: a run folder, or a weights file.
+        module: the module that the weights belong to, of the same structure, for a file that does not say how to build
+            it: one of a model that was built by hand, or of another program. It is changed in place, and its stem is
+            lowered where the file's was.
 
     Raises:
-        UserError: no such file, or a file that does not say which model it belongs to.
+        UserError: no such file, a file that does not say which model it belongs to, or another module's weights.
     """
-    return build_model(ModelOptions(), weights=str(path), num_classes=None).eval()
+    file = weights_file(path)
+    if module is None:
+        return build_model(ModelOptions(), weights=str(file), num_classes=None).eval()
+    held = Held(str(file), *read_weights(file))
+    card = held.card
+    return _stage(
+        module,
+        held,
+        name=card.name if card is not None else "",
+        image_size=card.image_size if card is not None else None,
+        stage_ends=card.stage_ends if card is not None else None,
+        stem_stride=agreed_stem(None, held),
+    ).eval()
 
 
-def read_class_map(path: str | Path, class_names: list[str], outputs: int) -> list[int]:
-    """Which output of a model answers for each class of the data.
-
-    Args:
-        path: a text file, one line for each class of the data: its name, a space, and the index of the output from 0.
-        class_names: the classes of the data, in the order of the labels.
-        outputs: number of outputs of the model.
-
-    Returns:
-        One index per class, in the order of `class_names`.
-
-    Raises:
-        UserError: no such file, a line that is not a name and an index, an unknown or repeated class, a class left out,
-            an index that the model does not have.
-    """
-    try:
-        lines = Path(path).expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the class map '{path}': {error}") from error
-    indices: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        # From the right, because a name may hold spaces.
-        *names, index = line.rsplit(maxsplit=1)
-        where = f"{path}, line {number}"
-        if not names or not index.isdecimal():
-            raise UserError(f"{where}: '{line.strip()}' is not a class name and the index of an output")
-        name = names[0].strip()
-        if name not in class_names:
-            raise UserError(f"{where}: the data has no class '{name}'{nearest(name, class_names)}")
-        if name in indices:
-            raise UserError(f"{where}: class '{name}' is given twice")
-        if int(index) >= outputs:
-            raise UserError(f"{where}: output {index} does not exist, the model has {outputs}, counted from 0")
-        indices[name] = int(index)
-    missing = [name for name in class_names if name not in indices]
-    if missing:
-        raise UserError(f"{path}: {len(missing)} classes of the data are left out, the first is '{missing[0]}'")
-    return [indices[name] for name in class_names]
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """What `--student_weights` or `--teacher_weights` leads to; state and card only where it is a file."""
-
-    source: str
-    state: dict[str, Tensor] | None = None
-    card: ModelCard | None = None
-
-
-def _read(weights: str, role: str) -> _Weights:
-    if weights in ("none", "pretrained"):
-        return _Weights(weights)
-    if not Path(weights).expanduser().exists():
-        raise UserError(f"--{role}_weights '{weights}' is neither 'none' nor 'pretrained' nor an existing file")
-    return _Weights(weights, *read_weights(weights))
-
-
-def _identity(options: ModelOptions, held: _Weights, role: str) -> tuple[str, dict[str, Any]]:
-    """The model's name and arguments, from the user and from the card of the weights file."""
-    source, card = held.source, held.card
-    if card is None:
-        if options.name:
-            return options.name, dict(options.kwargs)
-        if held.state is None:
-            raise UserError(f"--{role} is missing: give a timm name (see: crossdistill models) or a dotted path")
-        raise UserError(
-            f"'{source}' does not say which model it holds: name it with --{role}, or give one of crossdistill's files"
-        )
-    if options.name and _architecture(options.name) != _architecture(card.name):
-        raise UserError(f"--{role} {options.name} contradicts '{source}', which holds {card.name}: leave --{role} out")
-    for key, value in options.kwargs.items():
-        if card.kwargs.get(key, value) != value:
-            raise UserError(
-                f"--{role}.kwargs.{key}={value} contradicts '{source}', made with {card.kwargs[key]}: leave it out"
-            )
-    return card.name, {**card.kwargs, **options.kwargs}
-
-
-def _architecture(name: str) -> str:
-    """timm's name without the tag of its pretrained weights; other names as they are."""
-    root = name.partition(".")[0]
-    return root if timm.is_model(root) else name
-
-
-def _agreed_size(kwargs: dict[str, Any], image_size: tuple[int, int] | None, role: str) -> tuple[int, int] | None:
-    """The one image size, whether it was given as such or as the argument `img_size`."""
-    given = height_and_width(kwargs.get("img_size"), f"{role}.kwargs.img_size")
-    if given is None or given == image_size:
-        return image_size
-    if image_size is not None:
-        raise UserError(f"--{role}.kwargs.img_size {given} contradicts the image size {image_size}: give one of them")
-    return given
-
-
-def _agreed_stem(stem_stride: int | None, card: ModelCard) -> int | None:
-    if card.stem_stride is not None and stem_stride not in (None, card.stem_stride):
-        raise UserError(
-            f"--stem_stride {stem_stride} contradicts the weights, made with {card.stem_stride}: leave it out"
-        )
-    return stem_stride or card.stem_stride
-
-
-def _outputs(name: str, held: _Weights, num_classes: int | None, role: str) -> int | None:
-    """How many outputs to create the model with: its weights', else the data's; None leaves it to the model."""
-    of_weights = _outputs_of_weights(name, held)
-    if of_weights == 0 and (role == "teacher" or num_classes is None):
-        return 0
-    # A file keeps its outputs, and is refused later where they are not the data's; of its own pretrained weights timm
-    # replaces the head.
-    return of_weights if of_weights and held.state is not None else num_classes
-
-
-def _outputs_of_weights(name: str, held: _Weights) -> int | None:
-    """Number of outputs that the weights have, 0 without a classifier; None where nothing tells."""
-    if held.card is not None:
-        return held.card.num_classes
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    if config is None:
-        return None
+def _stage(
+    module: nn.Module,
+    held: Held,
+    *,
+    name: str,
+    image_size: tuple[int, int] | None,
+    stage_ends: str | None,
+    stem_stride: int | None,
+) -> StagedModel:
+    """The module as a `StagedModel`, with the stem and the weights that it is to have."""
+    ends = [end.strip() for end in stage_ends.split(",")] if stage_ends else None
+    if stem_stride is not None:
+        lower_stem_stride(module, stem_stride, name=name, stage_ends=ends)
+    head_trained = False
     if held.state is not None:
-        names = [f"{layer}.weight" for layer in classifier_names(config)]
-        return next((len(held.state[name]) for name in names if name in held.state), 0)
-    return config.num_classes if held.source == "pretrained" else None
+        description = f"'{held.source}' does not fit {name or type(module).__name__}"
+        head_trained = load_weights(module, held.state, description=description)
+    card = held.card
+    staged = StagedModel(
+        module,
+        name=name,
+        image_size=image_size,
+        stage_ends=ends,
+        mean=card.mean if card is not None else None,
+        std=card.std if card is not None else None,
+    )
+    staged.card = replace(
+        staged.card,
+        classes=card.classes if card is not None and head_trained else None,
+        head_trained=head_trained,
+        weights=held.source,
+    )
+    return staged
 
 
 def _has_new_head(model: Any) -> bool:
     """Whether timm replaced the head of its pretrained weights."""
     return model.num_classes != model.pretrained_cfg["num_classes"]
-
-
-def _decimals(values: Tensor) -> tuple[float, ...]:
-    """Float32 values by their shortest decimals: 0.485, not 0.48500001430511475."""
-    return tuple(float(str(value)) for value in values.flatten().numpy())
 
 
 def _check_classes(staged: StagedModel, num_classes: int | None, weights: str, role: str) -> None:

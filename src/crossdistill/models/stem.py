@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
+from crossdistill.staged.card import STEM_STRIDE
 from crossdistill.staged.probe import STAGE_PROPORTION, probe
 
 # Enough for the grids of a stem to differ, and a power of two, so that strides divide it.
@@ -34,7 +35,7 @@ def lower_stem_stride(
     shortcut, go together. The stage grids that result are checked by a run. A ResNet has stride 4 at the end of its
     first stage; at 2 its max pooling stays, at 1 it is gone, as is usual for CIFAR.
 
-    Weights keep their shapes. Call it before the model becomes a `StagedModel`.
+    Weights keep their shapes. Call it before the model becomes a `StagedModel`, whose weights file then says so.
 
     Args:
         model: a timm model, or any other module with `stage_ends`.
@@ -67,6 +68,7 @@ def lower_stem_stride(
     except UserError as error:
         raise UserError(f"--stem_stride {stride}: {error}") from error
     _remove_strides(model, layers)
+    setattr(model, STEM_STRIDE, stride)
     # timm's own record of pixels per position, which tells where tokens lie.
     for level in getattr(model, "feature_info", None) or []:
         level["reduction"] = max(1, level["reduction"] * stride // own)

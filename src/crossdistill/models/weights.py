@@ -10,11 +10,14 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import timm
+import torch
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
 from crossdistill.files import written_whole
+from crossdistill.models.rebuild import card_to_write
 from crossdistill.staged import ModelCard, StagedModel
+from crossdistill.staged.card import STEM_STRIDE
 
 # Key of the safetensors metadata that holds the card, and the file that a run folder keeps its model in.
 _METADATA_KEY = "crossdistill"
@@ -82,6 +85,7 @@ def _unreadable(file: Path, error: Exception) -> str:
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str) -> bool:
     """Load a state dict that must fit: only a whole classifier may be absent from it, or be left over.
 
+    The tensor that says how far the stem was lowered must agree with the model; a file without it fits any stem.
     Position tables that belong to another image size are resampled by the filter that timm has for the model.
 
     Args:
@@ -93,8 +97,15 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str
         Whether the model has no classifier that `state` did not bring.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape; names the first.
+        UserError: a tensor is missing, left over or of another shape (names the first), or another stem stride.
     """
+    stride, lowered = getattr(model, STEM_STRIDE, None), state.get(STEM_STRIDE)
+    if lowered is not None and lowered != stride:
+        raise UserError(
+            f"{description}: its stem was lowered to stride {int(lowered)}, and that of the model "
+            f"{'was not' if stride is None else f'to {stride}'}: lower it to the same with lower_stem_stride first"
+        )
+    state = {name: tensor for name, tensor in state.items() if name != STEM_STRIDE}
     expected = model.state_dict()
     classifiers = tuple(f"{name}." for name in classifier_names(getattr(model, "pretrained_cfg", {})))
     state = {name: tensor for name, tensor in state.items() if name in expected or not name.startswith(classifiers)}
@@ -137,10 +148,17 @@ def classifier_names(config: Any) -> tuple[str, ...]:
 def save_model(model: StagedModel, path: str | Path, *, classes: list[str] | None = None) -> None:
     """Write the wrapped model's weights and its card as safetensors; plain timm reads the same file.
 
+    timm needs the arguments that the model was made with. A lowered stem is none of its arguments: such a file holds
+    one more tensor, so that timm refuses it instead of giving wrong answers.
+
+    A model of `build_model` can be read from its file alone. So can a timm model that was created by hand, where its
+    name alone, with the number of classes and the image size, builds the same module again: that is tried here. With
+    other arguments, or for any other module, the file is written all the same, and `load_model` is given the module.
+
     The file appears complete or not at all: it is written beside and renamed.
 
     Args:
-        model: a model from `build_model`.
+        model: the model.
         path: the file to write.
         classes: names of the outputs; default: those of the card.
 
@@ -148,11 +166,14 @@ def save_model(model: StagedModel, path: str | Path, *, classes: list[str] | Non
         OSError: the folder is not writable or the disk is full; an older file at `path` is left as it was.
     """
     path = Path(path)
-    card = replace(model.card, classes=classes or model.card.classes)
+    card = card_to_write(model)
+    card = replace(card, classes=classes or card.classes)
     # One entry only: safetensors writes several in any order, and equal runs should write equal files.
     metadata = {_METADATA_KEY: card.to_json()}
     # Cloned, because safetensors refuses tied weights, which share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.model.state_dict().items()}
+    if card.stem_stride is not None:
+        state[STEM_STRIDE] = torch.tensor(card.stem_stride)
     # Bytes written by Python, because safetensors' own writer hides "disk full" in an error that is no OSError.
     content = safetensors.torch.save(state, metadata)
     with written_whole(path) as beside, open(beside, "wb") as opened:

@@ -4,6 +4,12 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from torch import Tensor
+
+# A module whose stem stride was lowered has it under this name: as an attribute, and its weights file as a tensor.
+# A file with a tensor too many does not load into a module that was not lowered, where its weights would be wrong.
+STEM_STRIDE = "crossdistill_stem_stride"
+
 
 @dataclass
 class ModelCard:
@@ -19,8 +25,11 @@ class ModelCard:
         std: per channel, of images in [0, 1].
         stem_stride: total stride that the stem was lowered to, None where it is as built.
         stage_ends: comma-separated module paths of the stage ends, None where they were found.
+        needs_module: whether neither the name nor anything else here builds the module, so that whoever reads the file
+            has to bring it.
         head_trained: whether the classifier comes from training, not from initialisation. Not written to files.
-        weights: `none`, `pretrained`, or the file that was read. Not written to files.
+        weights: `none`, `pretrained`, or the file that was read; `module` for those that a module came with. Not
+            written to files.
     """
 
     name: str
@@ -32,6 +41,7 @@ class ModelCard:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     stem_stride: int | None = None
     stage_ends: str | None = None
+    needs_module: bool = False
     head_trained: bool = False
     weights: str = "none"
 
@@ -48,3 +58,8 @@ class ModelCard:
         card.image_size = (card.image_size[0], card.image_size[1])
         card.mean, card.std = tuple(card.mean), tuple(card.std)
         return card
+
+
+def decimals(values: Tensor) -> tuple[float, ...]:
+    """Float32 values by their shortest decimals: 0.485, not 0.48500001430511475."""
+    return tuple(float(str(value)) for value in values.flatten().cpu().numpy())

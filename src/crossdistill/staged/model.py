@@ -1,6 +1,7 @@
 """`StagedModel`: one way to look at every image classifier."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from crossdistill.errors import UserError
-from crossdistill.staged.card import ModelCard
+from crossdistill.staged.card import STEM_STRIDE, ModelCard, decimals
 from crossdistill.staged.head import apply_at_every_position
 from crossdistill.staged.layout import from_map, to_map
 from crossdistill.staged.modes import eval_mode
@@ -39,7 +40,8 @@ class StagedModel(nn.Module):
 
     Args:
         model: a timm model, or any module whose forward takes (B, 3, H, W) and returns (B, K).
-        name: for messages; default: timm's name, or the name of the class.
+        name: for messages; default: timm's name, or the name of the class. The dotted path of a callable that builds
+            the module makes its weights file one that can be read alone.
         mean: of the images in [0, 1], per channel; default: the model's `pretrained_cfg`, else no normalisation.
         std: as `mean`.
         image_size: side in pixels, or (height, width), that the model is run at; default: the model's own.
@@ -52,6 +54,7 @@ class StagedModel(nn.Module):
         pooled_size: D of `Outputs.pooled`.
         heads: names of the heads: ("class",) or ("class", "distillation"); () without one.
         stages: the stages, first to last.
+        card: what a weights file will say of the model.
 
     Raises:
         UserError: the stages are not known, the model refuses the image size, or it gives no feature maps.
@@ -59,7 +62,6 @@ class StagedModel(nn.Module):
 
     mean: Tensor
     std: Tensor
-    card: ModelCard  # set by `crossdistill.models.build_model`
 
     def __init__(
         self,
@@ -84,6 +86,22 @@ class StagedModel(nn.Module):
             values = config.get(key, 0.0 if key == "mean" else 1.0) if given is None else given
             statistics = torch.as_tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1).expand(1, 3, 1, 1)
             self.register_buffer(key, statistics.clone(), persistent=False)
+        # The proportion has a say only where all stages have one grid.
+        isotropic = len({stage.size for stage in self.stages}) == 1
+        as_found = stage_ends is None and (tuple(stage_proportion) == STAGE_PROPORTION or not isotropic)
+        self.card = ModelCard(
+            name=self.name,
+            num_classes=self.num_classes,
+            image_size=self.image_size,
+            mean=decimals(self.mean),
+            std=decimals(self.std),
+            stem_stride=getattr(model, STEM_STRIDE, None),
+            stage_ends=None if as_found else ",".join(stage.path for stage in self.stages),
+            needs_module=True,
+            # Whoever brings a module knows what its weights are.
+            head_trained=True,
+            weights="module",
+        )
         self._recorder = Recorder()
         self._further: dict[str, Further] = {}
         self._hooks: list[RemovableHandle] = []
@@ -341,6 +359,8 @@ class StagedModel(nn.Module):
                 layer.bias = nn.Parameter(layer.bias[list(indices)], layer.bias.requires_grad)
             setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(indices))
         self.num_classes = len(indices)
+        classes = self.card.classes and [self.card.classes[index] for index in indices]
+        self.card = replace(self.card, num_classes=len(indices), classes=classes)
         if hasattr(self.model, "num_classes"):
             self.model.num_classes = len(indices)
 

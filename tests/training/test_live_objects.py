@@ -35,13 +35,13 @@ def options(output: Path, **changes: Any) -> TrainingOptions:
 
 def test_live_objects_are_trained_as_by_the_command(image_folder: Path, tmp_path: Path) -> None:
     method = distiller()
-    before = method.student.model.conv1.weight.clone()
+    before = method.student.model.fc.weight.clone()
     summary = crossdistill.train(method, str(image_folder), options(tmp_path / "run"), QUIET)
-    assert not torch.equal(method.student.model.conv1.weight, before)
+    assert not torch.equal(method.student.model.fc.weight, before)
     assert (summary["method"], summary["student"], summary["steps"]) == ("kd", "test_resnet", 10)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     saved = load_file(tmp_path / "run" / "student.safetensors")
-    assert torch.equal(saved["conv1.weight"], method.student.model.conv1.weight)
+    assert torch.equal(saved["fc.weight"], method.student.model.fc.weight)
 
 
 def test_live_objects_go_on_from_a_checkpoint(image_folder: Path, tmp_path: Path) -> None:

@@ -312,9 +312,18 @@ def _student_stage(student: StagedModel, size: tuple[int, int], chosen: int | No
         if not 1 <= chosen <= len(sizes):
             raise UserError(f"cakd: student_stage={chosen}, but {student.name} has stages 1 to {len(sizes)}")
         return chosen - 1
-    fine = [k for k, (height, width) in enumerate(sizes) if height >= size[0] and width >= size[1]]
+    fine = _fine_stages(sizes, size)
     stage = fine[-1] if fine else max(range(len(sizes)), key=lambda k: (math.prod(sizes[k]), k))
-    if 2 * (stage + 1) < len(sizes):
+    stride, later = _gentler_stem(student, size, stage)
+    if later > stage:
+        warnings.warn(
+            f"CAKD reads {student.stages[stage].path} of {student.name}, stage {stage + 1} of {len(sizes)}; with "
+            f"--stem_stride {stride} {student.stages[later].path} has the teacher's {size[0]}x{size[1]} positions, and "
+            "more of the student learns from the teacher",
+            UserCaution,
+            stacklevel=3,
+        )
+    elif 2 * (stage + 1) < len(sizes):
         warnings.warn(
             f"CAKD reads {student.stages[stage].path} of {student.name}, stage {stage + 1} of {len(sizes)}, since no "
             f"later one has the teacher's {size[0]}x{size[1]} positions; what lies behind it learns from the labels: "
@@ -323,6 +332,30 @@ def _student_stage(student: StagedModel, size: tuple[int, int], chosen: int | No
             stacklevel=3,
         )
     return stage
+
+
+def _fine_stages(sizes: list[tuple[int, int]], size: tuple[int, int]) -> list[int]:
+    """The stages that lose no position of the teacher's grid."""
+    return [k for k, (height, width) in enumerate(sizes) if height >= size[0] and width >= size[1]]
+
+
+def _gentler_stem(student: StagedModel, size: tuple[int, int], stage: int) -> tuple[int, int]:
+    """The stem stride with which the deepest stage but the last has the teacher's positions, and that stage.
+
+    Gives `stage` itself where no stride does better, and for students that are no CNNs, which have no such stem.
+    """
+    sizes = [stage.size for stage in student.stages]
+    own = student.image_size[0] // sizes[0][0]
+    best = (own, stage)
+    if student.stages[0].layout != "NCHW":
+        return best
+    factor = 2
+    while own % factor == 0:
+        fine = _fine_stages([(height * factor, width * factor) for height, width in sizes[:-1]], size)
+        if fine and fine[-1] > best[1]:
+            best = (own // factor, fine[-1])
+        factor *= 2
+    return best
 
 
 def _resize(feature: Tensor, size: tuple[int, int]) -> Tensor:

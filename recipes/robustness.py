@@ -21,7 +21,7 @@ from tables import summaries
 from crossdistill.data import EvalLoader, ImageData, open_data
 from crossdistill.evaluation.accuracy import evaluate
 from crossdistill.evaluation.corruptions import CORRUPTIONS, SEVERITIES, CorruptedBatches
-from crossdistill.models import load_model
+from crossdistill.models import load_student
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _judge(folders: list[Path], data: ImageData, images: int) -> dict[Path, dict[str, float]]:
     """By run folder: top-1 in percent on clean images, and its mean over corruptions and severities."""
-    models = {folder: load_model(folder) for folder in folders}
+    models = {folder: load_student(folder) for folder in folders}
     # One student under several methods, so one size for all of them.
     image_size = next(iter(models.values())).image_size
     # Spread over the set, which may be sorted by class.

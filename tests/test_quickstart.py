@@ -11,7 +11,7 @@ from crossdistill import quickstart
 from crossdistill.data import EvalLoader, open_data
 from crossdistill.errors import UserError
 from crossdistill.evaluation.accuracy import evaluate
-from crossdistill.models import load_model
+from crossdistill.models import load_student
 from crossdistill.options import TrainingOptions
 
 
@@ -19,7 +19,7 @@ from crossdistill.options import TrainingOptions
 def test_shipped_teachers_are_small_and_good(pair: str) -> None:
     file = files("crossdistill") / "assets" / quickstart.PAIRS[pair].teacher
     assert Path(str(file)).stat().st_size <= 4_000_000
-    teacher = load_model(str(file))
+    teacher = load_student(str(file))
     validation = open_data("fashion-mini").validation
     part = validation.subset(torch.arange(1000))
     loader = EvalLoader(part, image_size=(32, 32), batch_size=200, device="cpu", workers=0)

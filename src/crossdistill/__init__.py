@@ -14,6 +14,7 @@ _LAZY = {
     "TrainingOptions": "crossdistill.options",
     "UserError": "crossdistill.errors",
     "distill": "crossdistill.training",
+    "load_student": "crossdistill.models",
     "open_data": "crossdistill.data",
     "train": "crossdistill.training",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "UserError",
     "__version__",
     "distill",
+    "load_student",
     "open_data",
     "train",
 ]

@@ -22,7 +22,7 @@ from crossdistill.methods.cakd.cakd import (
 )
 from crossdistill.methods.cakd.critic import Discriminator
 from crossdistill.methods.cakd.views import random_view
-from crossdistill.models import load_model
+from crossdistill.models import load_student
 from crossdistill.staged import StagedModel
 from crossdistill.staged.attention import Projections
 from tiny_models import SIDE, TINY, tiny_cnn, tiny_vit
@@ -386,7 +386,7 @@ def test_the_critic_follows_the_method_to_double_precision(variant: str) -> None
 def follow_published_recipe(steps: int, **kwargs: Any) -> list[dict[str, float]]:
     """The terms of each step of SGD. The teacher is the packaged one: an untrained one's Gram term is next to nothing
     and diverges with no weight."""
-    teacher = load_model(str(files("crossdistill") / "assets" / "fashion_vit.safetensors"))
+    teacher = load_student(str(files("crossdistill") / "assets" / "fashion_vit.safetensors"))
     student = StagedModel(tiny_cnn(10), name="cnn", image_size=SIDE)
     method = CAKD(student, teacher, student_stage=1, **kwargs)
     method.train()

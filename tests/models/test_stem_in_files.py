@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crossdistill.errors import UserError
-from crossdistill.models import build_model, load_model, read_weights, save_model
+from crossdistill.models import build_model, load_student, read_weights, save_model
 from crossdistill.options import ModelOptions
 from crossdistill.staged import StagedModel
 
@@ -49,13 +49,13 @@ def test_plain_timm_refuses_a_file_whose_stem_was_lowered(tmp_path: Path) -> Non
 
 def test_a_file_without_the_tensor_is_read_as_before(tmp_path: Path) -> None:
     file = lowered_file(tmp_path)
-    expected = logits(load_model(file))
+    expected = logits(load_student(file))
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     state = load_file(file)
     assert int(state.pop("crossdistill_stem_stride")) == 1
     save_file(state, tmp_path / "old.safetensors", metadata)
-    old = load_model(tmp_path / "old.safetensors")
+    old = load_student(tmp_path / "old.safetensors")
     assert old.card.stem_stride == 1 and torch.equal(logits(old), expected)
 
 
@@ -64,7 +64,7 @@ def test_the_tensor_tells_where_the_card_is_lost(tmp_path: Path) -> None:
     torch.save(read_weights(file)[0], tmp_path / "bare.pth")
     options = ModelOptions("test_resnet")
     model = build_model(options, weights=str(tmp_path / "bare.pth"), num_classes=3, image_size=(32, 32))
-    assert model.card.stem_stride == 1 and torch.equal(logits(model), logits(load_model(file)))
+    assert model.card.stem_stride == 1 and torch.equal(logits(model), logits(load_student(file)))
     with pytest.raises(UserError, match="--stem_stride 2 contradicts the weights, made with 1"):
         build_model(options, weights=str(tmp_path / "bare.pth"), num_classes=3, image_size=(32, 32), stem_stride=2)
 

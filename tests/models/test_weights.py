@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
-from crossdistill.models import build_model, load_model, load_weights, read_weights, save_model
+from crossdistill.models import build_model, load_student, load_weights, read_weights, save_model
 from crossdistill.options import ModelOptions
 from crossdistill.staged import ModelCard, StagedModel
 
@@ -35,7 +35,7 @@ def same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_saved_file_alone_is_enough(vit: StagedModel, saved: Path) -> None:
-    loaded = load_model(saved)
+    loaded = load_student(saved)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded(images).logits, vit(images).logits)
     assert loaded.name == "test_vit" and loaded.image_size == (32, 32)
@@ -47,11 +47,11 @@ def test_a_saved_file_alone_is_enough(vit: StagedModel, saved: Path) -> None:
 
 
 def test_a_run_folder_stands_for_its_student(saved: Path) -> None:
-    assert load_model(saved.parent).num_classes == 3
+    assert load_student(saved.parent).num_classes == 3
 
 
 def test_a_saved_model_can_be_saved_again_unchanged(saved: Path, tmp_path: Path) -> None:
-    save_model(load_model(saved), tmp_path / "again.safetensors")
+    save_model(load_student(saved), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
 
 
@@ -91,7 +91,7 @@ def test_a_card_survives_its_json() -> None:
 
 
 def test_paths_of_this_machine_stay_out_of_files(vit: StagedModel, saved: Path, tmp_path: Path) -> None:
-    loaded = load_model(saved)
+    loaded = load_student(saved)
     save_model(loaded, tmp_path / "other.safetensors")
     assert str(tmp_path).encode() not in (tmp_path / "other.safetensors").read_bytes()
 
@@ -172,7 +172,7 @@ def test_missing_paths_are_refused(tmp_path: Path) -> None:
 def test_a_file_without_a_card_does_not_load_alone(tmp_path: Path) -> None:
     safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "bare.safetensors")
     with pytest.raises(UserError, match="does not say which model it holds"):
-        load_model(tmp_path / "bare.safetensors")
+        load_student(tmp_path / "bare.safetensors")
 
 
 def test_the_first_tensor_that_does_not_fit_is_named() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError
-from crossdistill.models import load_model
+from crossdistill.models import load_student
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import Outputs
 from crossdistill.training import distill
@@ -81,7 +81,7 @@ def test_run_folder_holds_what_it_should(image_folder: Path, tmp_path: Path) -> 
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == list(range(5, 61, 5))
     assert list(output.glob("events.out.tfevents*"))
 
-    model = load_model(output)
+    model = load_student(output)
     assert model.image_size == (SIDE, SIDE) and model.card.classes == ["blue", "green", "red"]
 
 
@@ -93,7 +93,7 @@ def test_saved_student_is_the_one_that_top1_was_measured_on(ema: float, image_fo
     summary = quiet_run(tiny_options(image_folder, tmp_path / "run", ema_decay=ema))
     validation = open_data(str(image_folder)).validation
     loader = EvalLoader(validation, image_size=(SIDE, SIDE), batch_size=5, device=torch.device("cpu"), workers=0)
-    assert evaluate(load_model(tmp_path / "run"), loader)["top1"] == pytest.approx(summary["top1"])
+    assert evaluate(load_student(tmp_path / "run"), loader)["top1"] == pytest.approx(summary["top1"])
 
 
 def test_same_seed_same_student_and_data_seed_apart(image_folder: Path, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Models: from a name and a weights file to a `StagedModel`, and back to a file."""
 
-from crossdistill.models.build import build_model, load_model
+from crossdistill.models.build import build_model, load_student
 from crossdistill.models.class_map import read_class_map
 from crossdistill.models.stem import lower_stem_stride
 from crossdistill.models.weights import load_weights, read_weights, save_model, weights_file
 
 __all__ = [
     "build_model",
-    "load_model",
+    "load_student",
     "load_weights",
     "lower_stem_stride",
     "read_class_map",

@@ -55,7 +55,7 @@ def agreed_identity(options: ModelOptions, held: Held, role: str) -> tuple[str, 
             return options.name, dict(options.kwargs)
         raise UserError(
             f"'{source}' holds the weights of {card.name}, which was built by hand and by no name that could build it "
-            f"again: give load_model the module, or name a callable that returns it with --{role}"
+            f"again: give crossdistill.load_student the module, or name a callable that returns it with --{role}"
         )
     if options.name and _architecture(options.name) != _architecture(card.name):
         raise UserError(f"--{role} {options.name} contradicts '{source}', which holds {card.name}: leave --{role} out")

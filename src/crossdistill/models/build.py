@@ -97,16 +97,16 @@ def build_model(
     return staged
 
 
-def load_model(path: str | Path, *, module: nn.Module | None = None) -> StagedModel:
+def load_student(path: str | Path, *, module: nn.Module | None = None) -> StagedModel:
     """The student of a run, or the model of any weights file that says what it holds, in eval mode.
 
-        student = load_model("runs/kd")
+        student = load_student("runs/kd")
         logits = student(images).logits
 
-    Images are (B, 3, H, W) in [0, 1] and of any size: the model resizes and normalises them for itself, as
-    `student.prepare_images` does. From files, `crossdistill.data.read_image` and `to_input` give them as they were when
-    `top1` was measured. The plain module is `student.model`; its images are of `student.image_size` and normalised with
-    `student.mean` and `student.std`: `student.model(student.prepare_images(images))` are the same logits.
+    Images are (B, 3, H, W) in [0, 1] and of any size: the model resizes and normalises them for itself.
+    `crossdistill.data.read_image` and `to_input` make them of files as for evaluation. The plain module is
+    `student.model`; it takes images of `student.image_size`, normalised with `student.mean` and `student.std`:
+    `student.model(student.prepare_images(images))` are the same logits.
 
     Args:
         path: a run folder, or a weights file.

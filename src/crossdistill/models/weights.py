@@ -153,7 +153,7 @@ def save_model(model: StagedModel, path: str | Path, *, classes: list[str] | Non
 
     A model of `build_model` can be read from its file alone. So can a timm model that was created by hand, where its
     name alone, with the number of classes and the image size, builds the same module again: that is tried here. With
-    other arguments, or for any other module, the file is written all the same, and `load_model` is given the module.
+    other arguments, or for any other module, the file is written all the same, and `load_student` is given the module.
 
     The file appears complete or not at all: it is written beside and renamed.
 

@@ -1,10 +1,11 @@
 """What a weights file must say of its model, so that the file alone is enough."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 # A module whose stem stride was lowered has it under this name: as an attribute, and its weights file as a tensor.
 # A file with a tensor too many does not load into a module that was not lowered, where its weights would be wrong.
@@ -63,3 +64,26 @@ class ModelCard:
 def decimals(values: Tensor) -> tuple[float, ...]:
     """Float32 values by their shortest decimals: 0.485, not 0.48500001430511475."""
     return tuple(float(str(value)) for value in values.flatten().cpu().numpy())
+
+
+def pretrained_config(model: nn.Module) -> dict[str, Any]:
+    """What timm says of the weights that a model can have; empty for other modules."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    return config if isinstance(config, dict) else vars(config)
+
+
+def height_and_width_of(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """One side, or height and width, as both."""
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, width = image_size
+    return height, width
+
+
+def own_image_size(model: nn.Module, config: dict[str, Any]) -> tuple[int, int]:
+    """What the patch embedding was built for, else what the pretrained weights were trained at, else 224."""
+    for module in model.modules():
+        size = getattr(module, "img_size", None)
+        if isinstance(size, int | tuple):
+            return height_and_width_of(size)
+    return height_and_width_of(tuple(config["input_size"][1:]) if "input_size" in config else 224)

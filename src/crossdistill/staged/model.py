@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from crossdistill.errors import UserError
-from crossdistill.staged.card import STEM_STRIDE, ModelCard, decimals
+from crossdistill.staged.card import (
+    STEM_STRIDE,
+    ModelCard,
+    decimals,
+    height_and_width_of,
+    own_image_size,
+    pretrained_config,
+)
 from crossdistill.staged.head import apply_at_every_position
 from crossdistill.staged.layout import from_map, to_map
 from crossdistill.staged.modes import eval_mode
@@ -75,10 +82,10 @@ class StagedModel(nn.Module):
         stage_proportion: Sequence[int] = STAGE_PROPORTION,
     ) -> None:
         super().__init__()
-        config = _pretrained_config(model)
+        config = pretrained_config(model)
         self.model: Any = model
         self.name = name or config.get("architecture") or type(model).__name__
-        self.image_size = _size(image_size) if image_size is not None else _own_image_size(model, config)
+        self.image_size = height_and_width_of(image_size) if image_size is not None else own_image_size(model, config)
         self._plan: Plan = probe(model, self.name, self.image_size, stage_ends, stage_proportion)
         self.num_classes = self._plan.num_classes
         # Not persistent: a state dict holds the model's own weights and nothing else.
@@ -400,24 +407,3 @@ class StagedModel(nn.Module):
     def extra_repr(self) -> str:
         stages = ", ".join(f"{s.path} {s.channels}@{s.size[0]}x{s.size[1]}" for s in self.stages)
         return f"name={self.name}, image_size={self.image_size}, stages=[{stages}]"
-
-
-def _pretrained_config(model: nn.Module) -> dict[str, Any]:
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    return config if isinstance(config, dict) else vars(config)
-
-
-def _size(image_size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(image_size, int):
-        return image_size, image_size
-    height, width = image_size
-    return height, width
-
-
-def _own_image_size(model: nn.Module, config: dict[str, Any]) -> tuple[int, int]:
-    """What the patch embedding was built for, else what the pretrained weights were trained at, else 224."""
-    for module in model.modules():
-        size = getattr(module, "img_size", None)
-        if isinstance(size, int | tuple):
-            return _size(size)
-    return _size(tuple(config["input_size"][1:]) if "input_size" in config else 224)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny_models import SIDE
+from crossdistill.testing.tiny_models import SIDE
 
 CLASSES = ["blue", "green", "red"]
 

@@ -7,7 +7,7 @@ import torch
 
 from crossdistill.cli import VERBS
 from crossdistill.staged import StagedModel
-from tiny_models import SIDE, TINY
+from crossdistill.testing.tiny_models import SIDE, TINY
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -8,7 +8,7 @@ from crossdistill.errors import UserError
 from crossdistill.functional import ofa_loss
 from crossdistill.methods.ofa import OFA, ConvolutionBranch, TokenBranch
 from crossdistill.staged import StagedModel
-from tiny_models import SIDE, TINY
+from crossdistill.testing.tiny_models import SIDE, TINY
 
 
 def test_loss_by_hand() -> None:

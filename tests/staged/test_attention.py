@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crossdistill.errors import UserError
 from crossdistill.staged import StagedModel
 from crossdistill.staged.attention import AttentionTap, Projections, Windows
-from tiny_models import SIDE, TINY, tiny_swin, tiny_vit
+from crossdistill.testing.tiny_models import SIDE, TINY, tiny_swin, tiny_vit
 
 _TINY = {"img_size": SIDE, "embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -16,8 +16,8 @@ from crossdistill.errors import UserError
 from crossdistill.methods.kd import KD
 from crossdistill.options import ModelOptions, TrainingOptions
 from crossdistill.staged import StagedModel
+from crossdistill.testing.tiny_models import SIDE, tiny_cnn, tiny_vit
 from crossdistill.training.state import seed_everything
-from tiny_models import SIDE, tiny_cnn, tiny_vit
 
 QUIET = Console(quiet=True)
 

@@ -19,11 +19,11 @@ from crossdistill.errors import UserError
 from crossdistill.models import load_student
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import Outputs
+from crossdistill.testing.tiny_models import SIDE
 from crossdistill.training import distill
 from crossdistill.training.checkpoint import latest_checkpoint
 from crossdistill.training.devices import peak_memory
 from crossdistill.training.trainer import Trainer
-from tiny_models import SIDE
 
 HERE = f"{__name__}."
 

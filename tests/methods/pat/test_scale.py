@@ -5,7 +5,7 @@ import torch
 
 from crossdistill.methods.pat import PAT
 from crossdistill.staged import StagedModel
-from tiny_models import SIDE, TINY
+from crossdistill.testing.tiny_models import SIDE, TINY
 
 
 def first_step(teacher: str, student: str, **hyperparameters: object) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Critics learn, and pass gradient on without keeping any."""
+"""Critics learn, and pass gradient on without keeping any; CAKD's own reaches the student."""
 
 import math
 from itertools import pairwise
@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from cakd.helpers import make, step_critic
 from crossdistill.methods.cakd.critic import Discriminator, PatchScore, TokenScore, adversarial_loss
+from crossdistill.testing import draw_batch
 
 
 def test_losses_by_hand() -> None:
@@ -52,3 +54,27 @@ def test_published_size_of_the_map_critic() -> None:
     widths = [8, 16, 32, 64]
     expected = 16 * 8 + 8 + sum(16 * a * b for a, b in pairwise(widths)) + 16 * 64 + 1
     assert sum(parameter.numel() for parameter in PatchScore().parameters()) == expected
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_adversary_reaches_the_student_and_leaves_nothing_in_the_critic(variant: str) -> None:
+    method = make(variant=variant)
+    method.progress.fill_(0.5)
+    method(*draw_batch())["adversarial"].backward()
+    gradients = [parameter.grad for parameter in method.student.parameters() if parameter.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    assert method.critic is not None and method.critic_batch is not None
+    assert all(parameter.grad is None for parameter in method.critic.parameters())
+    critics = {id(parameter) for parameter in method.critic.parameters()}
+    assert not any(id(parameter) in critics for parameter in method.parameters())
+    assert not any(part.requires_grad for part in method.critic_batch)
+    method.critic(*method.critic_batch).backward()
+    assert all(parameter.grad is not None for parameter in method.critic.parameters())
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_critic_follows_the_method_to_double_precision(variant: str) -> None:
+    method = make(variant=variant).double()
+    images, labels = draw_batch()
+    assert all(term.dtype == torch.float64 for term in method(images.double(), labels).values())
+    step_critic(method, method.critic_optimizer())

@@ -9,7 +9,7 @@ from torch import Tensor
 from crossdistill.errors import UserCaution
 from crossdistill.methods.cakd import CAKD
 from crossdistill.staged import StagedModel
-from tiny_models import SIDE, tiny_cnn, tiny_vit
+from crossdistill.testing.tiny_models import SIDE, tiny_cnn, tiny_vit
 
 
 def make(**hyperparameters: object) -> CAKD:

@@ -5,7 +5,7 @@ import torch
 
 from crossdistill.methods.fbt import FBT
 from crossdistill.staged import StagedModel
-from tiny_models import SIDE, TINY
+from crossdistill.testing.tiny_models import SIDE, TINY
 
 
 def make(teacher: str, student: str, **hyperparameters: object) -> FBT:

@@ -10,7 +10,7 @@ from crossdistill.errors import UserCaution
 from crossdistill.methods.cskd import CSKD, cskd_loss
 from crossdistill.methods.kd import kd_loss
 from crossdistill.staged import StagedModel
-from tiny_models import SIDE, TINY
+from crossdistill.testing.tiny_models import SIDE, TINY
 
 
 class Quarters(nn.Module):

@@ -13,7 +13,7 @@ import pytest
 # Before the import: then a broken promise shows the values that it was broken with.
 pytest.register_assert_rewrite("crossdistill.testing.contract")
 
-from crossdistill.testing.contract import PAIRS, MethodContract, draw_batch, total  # noqa: E402
+from crossdistill.testing.contract import PAIRS, MethodContract, draw_batch, total, validated  # noqa: E402
 from crossdistill.testing.tiny_models import SIDE, TINY, staged  # noqa: E402
 
-__all__ = ["PAIRS", "SIDE", "TINY", "MethodContract", "draw_batch", "staged", "total"]
+__all__ = ["PAIRS", "SIDE", "TINY", "MethodContract", "draw_batch", "staged", "total", "validated"]

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from docstring_parser import parse as parse_docstring
 from torch import Tensor, nn
 
+from crossdistill.data import Batch
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.methods import hyperparameters
 from crossdistill.models import save_model
+from crossdistill.staged.modes import eval_mode
 from crossdistill.testing.declared import hide_undeclared, only_declared
 from crossdistill.testing.tiny_models import CLASSES, SIDE, TINY, Builder, Size, staged
 
@@ -190,6 +192,16 @@ class MethodContract:
         distiller = self.build(chosen_pair, img_size)
         assert torch.isfinite(total(step_terms(distiller, *draw_batch(img_size=img_size))))
 
+    def test_validation_metrics_are_one_value_per_image_and_change_nothing(self, chosen_pair: str) -> None:
+        distiller = self.build(chosen_pair)
+        modes = {name: module.training for name, module in distiller.named_modules()}
+        before = copy.deepcopy(distiller.state_dict())
+        for name, values in validated(distiller, *draw_batch(5)).items():
+            assert values.shape == (5,), f"the metric {name} is not one value per image"
+        assert modes == {name: module.training for name, module in distiller.named_modules()}
+        for name, tensor in distiller.state_dict().items():
+            assert torch.equal(tensor, before[name]), f"an evaluation changes {name}"
+
     # What is saved
 
     def test_same_seed_same_loss_and_state_dict_round_trip(self, pair: str) -> None:
@@ -326,6 +338,16 @@ def seeded_terms(distiller: nn.Module, images: Tensor, labels: Tensor | None, **
     """The same, with the same random numbers in every call."""
     torch.manual_seed(3)
     return step_terms(distiller, images, labels, **arguments)
+
+
+@torch.no_grad()
+def validated(distiller: Distiller, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The validation metrics of a batch, asked for as the training loop asks."""
+    with eval_mode(distiller.student):
+        outputs = distiller.student(images)
+        return distiller.validation_metrics(
+            Batch(images, labels, torch.arange(len(images))), distiller.student, outputs
+        )
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

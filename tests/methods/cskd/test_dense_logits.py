@@ -10,6 +10,7 @@ from torch import nn
 from crossdistill.methods.cskd import CSKD, logits_with_patches, match_grids
 from crossdistill.methods.kd import kd_loss
 from crossdistill.staged import StagedModel
+from crossdistill.testing import validated
 from crossdistill.testing.tiny_models import SIDE
 from cskd.helpers import pair, staged
 
@@ -73,8 +74,8 @@ def test_the_authors_inference_is_a_mean_of_three() -> None:
     expected = (student.head_logits["class"] + student.head_logits["distillation"] + patches) / 3
     torch.testing.assert_close(logits_with_patches(method.student, student), expected)
     method.train()
-    metrics = method.validation_metrics(images, labels)
+    metrics = validated(method, images, labels)
     assert torch.equal(metrics["top1_with_patches"], expected.argmax(1) == labels)
     assert method.student.training
     # Where the head averages the patch tokens there is nothing to add.
-    assert pair(student="swin").validation_metrics(images, labels) == {}
+    assert validated(pair(student="swin"), images, labels) == {}

@@ -20,7 +20,7 @@ from fbt.helpers import batch, make
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-method = make("cnn", "vit", symmetric=True, detach_source=False)
+method = make("cnn", "vit", detach_source=False)
 images, labels = batch(6)
 total(method(images[3 * rank : 3 * rank + 3], labels[3 * rank : 3 * rank + 3])).backward()
 gradients = {}
@@ -46,7 +46,7 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Any) -> None:
     commands = [[sys.executable, "-c", HALF_A_BATCH, str(rank), address, str(saved)] for rank in (0, 1)]
     processes = [subprocess.Popen(command, env=environment) for command in commands]
     assert [process.wait(timeout=200) for process in processes] == [0, 0]
-    method = make("cnn", "vit", symmetric=True, detach_source=False)
+    method = make("cnn", "vit", detach_source=False)
     total(method(*batch(6))).backward()
     gradients = torch.load(saved, weights_only=True)
     for name, parameter in method.named_parameters():

@@ -64,8 +64,10 @@ def test_without_detaching_the_assistant_learns_from_the_student_too() -> None:
         assert "block" in receivers(method, method(*batch())[f"assistant_to_student_{kind}"], PARTS)
 
 
-def test_the_assistant_learns() -> None:
-    method = make("vit", "cnn", label_weight=0.0)
+# An untrained teacher's class token hears little of the patches, so there is less to learn of it.
+@pytest.mark.parametrize(("feature", "left"), [("map", 0.5), ("head", 0.7)])
+def test_the_assistant_learns(feature: str, left: float) -> None:
+    method = make("vit", "cnn", label_weight=0.0, feature=feature)
     images, labels = batch(8)
     trained = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
@@ -76,4 +78,4 @@ def test_the_assistant_learns() -> None:
         term.backward()
         optimizer.step()
         losses.append(term.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < left * losses[0]

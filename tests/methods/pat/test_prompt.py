@@ -15,7 +15,7 @@ from pat.helpers import awaken, batch, make
 
 
 @pytest.mark.parametrize("teacher", TINY)
-@pytest.mark.parametrize("feedback", ["previous", "current", "batch_mean", "none"])
+@pytest.mark.parametrize("feedback", ["previous", "current", "none"])
 def test_prompted_teacher_is_the_clean_one_while_the_scale_is_zero(teacher: str, feedback: str) -> None:
     method = make(teacher, "cnn", feedback=feedback).double().train()
     images, labels = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64), torch.tensor([0, 2])
@@ -110,18 +110,6 @@ def test_previous_feedback_is_the_gap_of_the_last_batch() -> None:
     assert all(torch.equal(gaps[k], gap) for k, gap in method._feedback({}, clean).items())
 
 
-def test_mean_feedback_serves_batches_of_any_size() -> None:
-    one, all_of_it = make("vit", "cnn", feedback="batch_mean").train(), make("vit", "cnn").train()
-    all_of_it.load_state_dict({k: v for k, v in one.state_dict().items() if "memories" not in k}, strict=False)
-    all_of_it.teacher.load_state_dict(one.teacher.state_dict())
-    images, labels = batch()
-    for method in (one, all_of_it):
-        method(images, labels)
-    for k, gap in one._feedback({}, one.teach(images[:2])).items():
-        expected = all_of_it.memories[str(k)].gap.mean(dim=0, keepdim=True).expand_as(gap)
-        torch.testing.assert_close(gap, expected)
-
-
 def test_current_feedback_is_the_gap_of_the_same_images_to_the_clean_teacher() -> None:
     method = make("cnn", "vit", feedback="current")
     assert not method.memories
@@ -134,9 +122,8 @@ def test_current_feedback_is_the_gap_of_the_same_images_to_the_clean_teacher() -
         assert not gap.requires_grad
 
 
-@pytest.mark.parametrize("feedback", ["previous", "batch_mean"])
-def test_training_goes_on_from_a_state_dict_as_if_it_had_not_stopped(feedback: str) -> None:
-    method = make("swin", "cnn", feedback=feedback).train()
+def test_training_goes_on_from_a_state_dict_as_if_it_had_not_stopped() -> None:
+    method = make("swin", "cnn").train()
     fresh = copy.deepcopy(method)
     awaken(method)
     data = [batch() for _ in range(3)]

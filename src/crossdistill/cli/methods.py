@@ -50,7 +50,7 @@ def _explain(name: str) -> None:
     module = inspect.getmodule(method)
     descriptions = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(method) or "").params}
     # Not through rich, which would wrap the equations.
-    print(inspect.getdoc(module) or "")
+    print(inspect.getdoc(module) or (inspect.getdoc(method) or "").partition("\n\n")[0])
     table = Table("hyper-parameter", "type", "default", "meaning", box=box.SIMPLE)
     for parameter in hyperparameters(method).values():
         cells = (

@@ -1,28 +1,54 @@
 """What the README shows must run."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 
-from crossdistill.cli import VERBS
-from crossdistill.staged import StagedModel
-from crossdistill.testing.tiny_models import SIDE, TINY
+from crossdistill.cli import VERBS, main
+from crossdistill.testing import SIDE, TINY, staged
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+METHOD, CONTRACT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_example_method_trains() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(code, names)
-    student = StagedModel(TINY["cnn"](3), name="cnn", image_size=SIDE)
-    teacher = StagedModel(TINY["vit"](3), name="vit", image_size=SIDE)
-    method = names["Matching"](student, teacher, weight=2.0)  # type: ignore[operator]
+@pytest.fixture
+def methods(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that the README calls my_lab.methods."""
+    module = ModuleType("my_lab.methods")
+    monkeypatch.setitem(sys.modules, "my_lab", ModuleType("my_lab"))
+    monkeypatch.setitem(sys.modules, "my_lab.methods", module)
+    exec(METHOD, module.__dict__)
+    return module
+
+
+def test_example_method_trains(methods: ModuleType) -> None:
+    student, teacher = (staged(kind, TINY[kind]) for kind in ("cnn", "vit"))
+    method = methods.Matching(student, teacher, weight=2.0)
     terms = method(torch.rand(2, 3, SIDE, SIDE), torch.tensor([0, 2]))
     assert set(terms) == {"labels", "matching"}
     torch.stack(list(terms.values())).sum().backward()
     assert method.projection.weight.grad.abs().sum() > 0
+
+
+def test_example_method_is_short_and_keeps_the_contract(methods: ModuleType) -> None:
+    assert len(METHOD.splitlines()) < 40
+    names: dict[str, type] = {}
+    exec(CONTRACT, names)
+    contract = names["TestMatching"]()
+    contract.test_hyperparameters_have_a_type_and_a_text()
+    contract.test_reads_only_what_it_declares("swin->distilled")
+    contract.test_same_seed_same_loss_and_state_dict_round_trip("cnn->vit")
+
+
+def test_example_method_is_explained_by_its_class(methods: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "my_lab.methods.Matching"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Match the pooled features, after a projection.\n")
+    assert "of the matching term." in out
 
 
 def test_every_verb_that_the_readme_calls_exists() -> None:

@@ -55,7 +55,7 @@ def _explain(name: str) -> None:
     module = inspect.getmodule(method)
     descriptions = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(method) or "").params}
     # Not through rich, which would wrap the equations.
-    print(inspect.getdoc(module) or "")
+    print(inspect.getdoc(module) or (inspect.getdoc(method) or "").partition("\n\n")[0])
     table = Table(box=box.SIMPLE)
     table.add_column("hyper-parameter", no_wrap=True)
     for column in ("type", "default", "meaning"):

@@ -79,6 +79,7 @@ def test_the_tables_tell_all_of_it(vit: StagedModel, cnn: StagedModel) -> None:
     for stage in (*vit.stages, *cnn.stages):
         assert stage.path in text
     assert "test_vit" in text and "test_resnet" in text and "32x32" in text and "64@4x4 +1" in text
+    assert "--stem_stride 1 makes it 4x4" in " ".join(text.split())
     assert "unfit: test_resnet is not for this method" in " ".join(text.split())
 
 

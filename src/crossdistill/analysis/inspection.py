@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller, load_method
+from crossdistill.models import stem_advice
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Stage, StagedModel
 from crossdistill.staged.modes import eval_mode
@@ -69,16 +70,19 @@ class Inspection:
         student: the student's summary.
         pairs: stages that stand for the same depth; None where one model has fewer.
         methods: in the order asked for.
+        advice: which stem stride would suit the student's image size better; empty where the one in use does.
     """
 
     teacher: ModelSummary
     student: ModelSummary
     pairs: list[tuple[Stage | None, Stage | None]]
     methods: list[MethodCost]
+    advice: str = ""
 
     def __rich__(self) -> Group:
-        """Three tables, for `rich.print`: the models, their stages, the methods."""
-        return Group(self._models_table(), self._stages_table(), self._methods_table())
+        """Three tables, for `rich.print`: the models, their stages, the methods; and the advice behind the stages."""
+        advice = [self.advice] if self.advice else []
+        return Group(self._models_table(), self._stages_table(), *advice, self._methods_table())
 
     def _models_table(self) -> Table:
         table = Table(title="models", title_justify="left")
@@ -149,6 +153,7 @@ def inspect_pair(teacher: StagedModel, student: StagedModel, methods: Sequence[s
         student=_summarise(student),
         pairs=pair_stages(teacher.stages, student.stages),
         methods=[price(MethodOptions(name), teacher, student) for name in methods],
+        advice=stem_advice(student),
     )
 
 

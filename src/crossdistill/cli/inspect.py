@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.methods import METHODS
+from crossdistill.names import check_model_name
 from crossdistill.options import ModelOptions, height_and_width
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--methods", type=str, default=",".join(METHODS), help="comma-separated names or dotted paths")
     options = parse(parser, arguments)
+    for name in (options.TEACHER, options.STUDENT):
+        if not Path(name).expanduser().exists():
+            check_model_name(name)
 
     from crossdistill.analysis.inspection import inspect_pair
     from crossdistill.cli.tables import show

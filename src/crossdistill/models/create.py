@@ -12,6 +12,7 @@ from torch import nn
 from crossdistill.errors import UserError, nearest
 from crossdistill.imports import import_object
 from crossdistill.models.hub import check_hub
+from crossdistill.names import unknown_model
 
 
 def create_module(
@@ -82,7 +83,7 @@ def check_name(name: str) -> None:
         return
     root = name.partition(".")[0]
     if not timm.is_model(root):
-        raise UserError(f"unknown model '{name}'{nearest(root, timm.list_models())} (see: crossdistill models)")
+        raise unknown_model(name, timm.list_models())
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -21,6 +21,7 @@ import torch
 from side_by_side import peaks, take_turns
 
 from crossdistill.analysis.inspection import price
+from crossdistill.analysis.timing import TrainingStep
 from crossdistill.data import open_data
 from crossdistill.methods import METHODS, build_distiller
 from crossdistill.models import build_model
@@ -114,35 +115,12 @@ def _models(arguments: argparse.Namespace) -> tuple[StagedModel, StagedModel]:
     return student, teacher
 
 
-def _step(case: Case) -> Callable[[], None]:
-    """A training step on noise; the critic's step comes as often as the method asks for it."""
+def _step(case: Case) -> TrainingStep:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     student, teacher = case.models()
     distiller = build_distiller(case.method, student, teacher, train_size=1000)
-    distiller.to(device).train()
-    images = torch.rand(case.batch_size, 3, *student.image_size, device=device)
-    labels = torch.arange(case.batch_size, device=device) % student.num_classes
-    indices = torch.arange(case.batch_size, device=device)
-    distiller.prepare([images])
-    optimizer = torch.optim.AdamW([p for p in distiller.parameters() if p.requires_grad], lr=1e-4)
-    critic_optimizer = distiller.critic_optimizer() if distiller.critic is not None else None
-    done = 0
-
-    def run() -> None:
-        nonlocal done
-        terms = distiller(images, labels, indices=indices)
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        done += 1
-        if critic_optimizer is not None and done % distiller.critic_every == 0:
-            assert distiller.critic is not None and distiller.critic_batch is not None
-            distiller.critic(*distiller.critic_batch).backward()
-            critic_optimizer.step()
-            critic_optimizer.zero_grad()
-
-    return run
+    return TrainingStep(distiller.to(device), case.batch_size)
 
 
 def _peak_memory(case: Case) -> int:

@@ -7,7 +7,8 @@ import timm
 import torch
 from rich.console import Console
 
-from crossdistill.analysis.inspection import inspect_pair, pair_stages
+from crossdistill.analysis import inspection
+from crossdistill.analysis.inspection import Timing, inspect_pair, pair_stages
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.models import build_model
@@ -79,6 +80,7 @@ def test_the_tables_tell_all_of_it(vit: StagedModel, cnn: StagedModel) -> None:
     for stage in (*vit.stages, *cnn.stages):
         assert stage.path in text
     assert "test_vit" in text and "test_resnet" in text and "32x32" in text and "64@4x4 +1" in text
+    assert "--stem_stride 1 makes it 4x4" in " ".join(text.split())
     assert "unfit: test_resnet is not for this method" in " ".join(text.split())
 
 
@@ -88,3 +90,35 @@ def test_what_cannot_be_inspected_is_refused(vit: StagedModel, cnn: StagedModel)
     headless = build_model(ModelOptions("test_resnet", {"num_classes": 0}), num_classes=None, image_size=(32, 32))
     with pytest.raises(UserError, match="has no head"):
         inspect_pair(vit, headless, ["kd"])
+
+
+def test_an_epochs_time_follows_from_a_steps(
+    vit: StagedModel, cnn: StagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def seconds(distiller: Distiller, batch_size: int) -> float:
+        batches.append(batch_size)
+        return 0.25
+
+    monkeypatch.setattr(inspection, "seconds_per_step", seconds)
+    found = inspect_pair(vit, cnn, ["kd", UNFIT], Timing(batch_size=4, train_images=4800))
+    assert [method.seconds for method in found.methods] == [0.25, None] and batches == [4]
+    console = Console(width=250, record=True, file=io.StringIO())
+    console.print(found)
+    text = console.export_text()
+    (row,) = [line for line in text.splitlines() if "kd " in line]
+    # 1,200 steps.
+    assert "250 ms" in row and "5.0 min" in row
+    assert "training on 4 images" in text and "4,800 images (--train_images)" in text and "cpu (threads:" in text
+
+
+def test_too_little_memory_for_a_step_is_the_users_to_mend(
+    vit: StagedModel, cnn: StagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(distiller: Distiller, batch_size: int) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(inspection, "seconds_per_step", full)
+    with pytest.raises(UserError, match="too little memory for a step of KD: lower --batch_size"):
+        inspect_pair(vit, cnn, ["kd"], Timing())

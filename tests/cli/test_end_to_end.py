@@ -35,6 +35,19 @@ def test_inspect_names_and_saved_models(
     assert " 7 " in out and "32x32" in out
 
 
+@pytest.mark.parametrize("flag", [["--time"], ["--time", "true"]])
+def test_inspect_says_how_long_an_epoch_takes_with_the_student_alone_first(
+    flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["test_vit", "test_resnet", "--teacher.kwargs.patch_size=8", "--image_size", "32", "--num_classes", "3"]
+    steps = ["--methods", "kd", "--batch_size", "2", "--train_images", "20", "--accelerator", "cpu"]
+    assert main(["inspect", *models, *steps, *flag]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split()[1] for line in lines if " ms " in line]
+    assert rows == ["scratch", "kd"]
+    assert any("the same for 20 images (--train_images)" in line for line in lines)
+
+
 def test_resume_of_a_finished_run_changes_nothing(student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (student / "student.safetensors").read_bytes()
     assert main(["distill", "--output", str(student), "--resume"]) == 0

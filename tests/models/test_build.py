@@ -243,6 +243,7 @@ def test_weights_that_cannot_be_downloaded_are_refused(monkeypatch: pytest.Monke
     def offline(*arguments: Any, **keywords: Any) -> None:
         raise OSError("no route to host\nsecond line")
 
+    monkeypatch.setattr("crossdistill.models.create.check_hub", lambda *arguments, **keywords: None)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
     message = refusal(RESNET, weights="pretrained", num_classes=3, role="teacher")
     assert "cannot download the pretrained weights of test_resnet: give --teacher_weights FILE" in message

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from crossdistill.errors import UserError
-from crossdistill.models import lower_stem_stride
+from crossdistill.models import lower_stem_stride, stem_advice, stem_stride, suggested_stem_stride
 from crossdistill.staged import StagedModel
 
 
@@ -101,3 +101,60 @@ def test_what_cannot_be_lowered_is_refused_and_left_alone(name: str, stride: int
     assert f"--stem_stride {stride}" in str(refusal.value)
     assert name in str(refusal.value)
     assert repr(model) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "suggested"),
+    [
+        ("test_resnet", 16, 1),
+        ("test_resnet", 32, 1),
+        ("test_resnet", 40, 1),
+        ("test_resnet", 48, 1),
+        ("test_resnet", 64, 2),
+        ("test_resnet", (128, 64), 2),
+        ("test_resnet", 96, 2),
+        ("test_resnet", 128, 4),
+        ("test_efficientnet", 32, 1),
+        ("test_efficientnet", 224, 4),
+    ],
+)
+def test_the_suggested_stride_keeps_a_last_grid_of_four(
+    name: str, image_size: int | tuple[int, int], suggested: int
+) -> None:
+    model = timm.create_model(name, num_classes=5)
+    used = StagedModel(model, image_size=image_size)
+    assert (suggested_stem_stride(used), stem_stride(used)) == (suggested, 4)
+    advice = stem_advice(used)
+    lower_stem_stride(model, suggested)
+    better = StagedModel(model, image_size=image_size)
+    assert suggested_stem_stride(better) == suggested and stem_advice(better) == ""
+    assert min(better.stages[-1].size) >= 4 or image_size == 16
+    size = "x".join(map(str, better.stages[-1].size))
+    assert advice.endswith("" if suggested == 4 else f"--stem_stride {suggested} makes it {size}")
+    assert (suggested == 4) == (advice == "")
+
+
+def test_a_stem_that_was_lowered_too_far_is_told_its_own_stride() -> None:
+    model = timm.create_model("test_resnet")
+    lower_stem_stride(model, 2)
+    lower_stem_stride(model, 1)
+    advice = "the last grid of test_resnet is 20x20 with a stem of stride 1: --stem_stride 4 makes it 5x5"
+    assert stem_advice(StagedModel(model, image_size=160)) == advice
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_mlp_mixer", "poolformerv2_s12", "mobilevit_xxs"])
+def test_what_has_no_stem_to_lower_gets_no_suggestion(name: str) -> None:
+    if name == "test_mlp_mixer":
+        model = timm.create_model("mixer_s32_224", img_size=64, num_classes=5)
+    else:
+        model = timm.create_model(name, num_classes=5, **({"img_size": 64} if name == "test_vit" else {}))
+    staged = StagedModel(model, image_size=64)
+    assert suggested_stem_stride(staged) is None and stem_advice(staged) == ""
+
+
+def test_the_suggestion_for_other_modules_goes_by_their_grids() -> None:
+    model = nn.Sequential(*(nn.Conv2d(3 if k == 0 else 8, 8, 3, stride=2, padding=1) for k in range(5)))
+    model.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)])
+    ends = ["1", "2", "3", "4"]
+    assert suggested_stem_stride(StagedModel(model, image_size=40, stage_ends=ends)) == 1
+    assert suggested_stem_stride(StagedModel(model, image_size=70, stage_ends=ends)) == 2

@@ -10,8 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from crossdistill.analysis.timing import seconds_per_step
+from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller, load_method
+from crossdistill.models import stem_advice
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Stage, StagedModel
 from crossdistill.staged.modes import eval_mode
@@ -43,6 +46,19 @@ class ModelSummary:
     segments_refusal: str
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What the times of training steps are measured with.
+
+    Attributes:
+        batch_size: images of a step.
+        train_images: images of an epoch.
+    """
+
+    batch_size: int = 32
+    train_images: int = 50_000
+
+
 @dataclass
 class MethodCost:
     """What a method costs for the pair, or why it does not fit.
@@ -51,12 +67,14 @@ class MethodCost:
         name: the method.
         extra_parameters: trainable parameters beside the student's.
         macs: multiply-accumulate operations of one image's training forward (student, teacher and extra parts).
+        seconds: of one training step on this machine; None where it was not measured.
         refusal: why the method does not fit the pair; empty where it does.
     """
 
     name: str
     extra_parameters: int = 0
     macs: int = 0
+    seconds: float | None = None
     refusal: str = ""
 
 
@@ -69,16 +87,23 @@ class Inspection:
         student: the student's summary.
         pairs: stages that stand for the same depth; None where one model has fewer.
         methods: in the order asked for.
+        timing: what the methods' times were measured with; None where they were not.
+        device: where they were measured.
+        advice: which stem stride would suit the student's image size better; empty where the one in use does.
     """
 
     teacher: ModelSummary
     student: ModelSummary
     pairs: list[tuple[Stage | None, Stage | None]]
     methods: list[MethodCost]
+    timing: Timing | None = None
+    device: str = ""
+    advice: str = ""
 
     def __rich__(self) -> Group:
-        """Three tables, for `rich.print`: the models, their stages, the methods."""
-        return Group(self._models_table(), self._stages_table(), self._methods_table())
+        """Three tables, for `rich.print`: the models, their stages, the methods; and the advice behind the stages."""
+        advice = [self.advice] if self.advice else []
+        return Group(self._models_table(), self._stages_table(), *advice, self._methods_table())
 
     def _models_table(self) -> Table:
         table = Table(title="models", title_justify="left")
@@ -110,23 +135,35 @@ class Inspection:
         return table
 
     def _methods_table(self) -> Table:
-        table = Table(
-            title="methods",
-            title_justify="left",
-            caption="MACs: one training forward (student, teacher, extra parts) per image, backward not counted",
-            caption_justify="left",
-        )
-        for column in ("method", "extra parameters", "MACs", "fits"):
+        caption = "MACs: one training forward (student, teacher, extra parts) per image, backward not counted"
+        columns = ["method", "extra parameters", "MACs", "fits"]
+        if self.timing is not None:
+            columns[3:3] = ["step", "epoch"]
+            caption += (
+                f"\nstep: training on {self.timing.batch_size} images, reading them not counted; epoch: the same for "
+                f"{self.timing.train_images:,} images (--train_images); on this machine: {self.device}"
+            )
+        table = Table(title="methods", title_justify="left", caption=caption, caption_justify="left")
+        for column in columns:
             table.add_column(column, overflow="fold")
         for method in self.methods:
             if method.refusal:
-                table.add_row(method.name, "-", "-", f"no: {method.refusal}")
+                table.add_row(method.name, *["-"] * (len(columns) - 2), f"no: {method.refusal}")
             else:
-                table.add_row(method.name, _short(method.extra_parameters), _short(method.macs), "yes")
+                table.add_row(method.name, *self._costs(method), "yes")
         return table
 
+    def _costs(self, method: MethodCost) -> list[str]:
+        costs = [_short(method.extra_parameters), _short(method.macs)]
+        if self.timing is not None and method.seconds is not None:
+            epoch = method.seconds * self.timing.train_images / self.timing.batch_size
+            costs += [_duration(method.seconds), _duration(epoch)]
+        return costs
 
-def inspect_pair(teacher: StagedModel, student: StagedModel, methods: Sequence[str]) -> Inspection:
+
+def inspect_pair(
+    teacher: StagedModel, student: StagedModel, methods: Sequence[str], timing: Timing | None = None
+) -> Inspection:
     """Compare two models and price methods, with their default hyper-parameters, for the pair.
 
     The models keep their weights, buffers and mode; every method runs on a copy of the student. The teacher is frozen
@@ -136,9 +173,10 @@ def inspect_pair(teacher: StagedModel, student: StagedModel, methods: Sequence[s
         teacher: the model to learn from.
         student: the model to train.
         methods: names or dotted paths.
+        timing: measure the time of a training step too; it takes two of each method.
 
     Raises:
-        UserError: there is no such method, or the student has no head.
+        UserError: there is no such method, the student has no head, or the device has too little memory for a step.
     """
     if student.num_classes == 0:
         raise UserError(f"the student {student.name} has no head: give --num_classes")
@@ -148,17 +186,26 @@ def inspect_pair(teacher: StagedModel, student: StagedModel, methods: Sequence[s
         teacher=_summarise(teacher),
         student=_summarise(student),
         pairs=pair_stages(teacher.stages, student.stages),
-        methods=[price(MethodOptions(name), teacher, student) for name in methods],
+        methods=[price(MethodOptions(name), teacher, student, timing) for name in methods],
+        timing=timing,
+        device=_device_in_words(next(student.parameters()).device),
+        advice=stem_advice(student),
     )
 
 
-def price(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> MethodCost:
+def price(
+    method: MethodOptions, teacher: StagedModel, student: StagedModel, timing: Timing | None = None
+) -> MethodCost:
     """What a method costs for a pair.
 
     Args:
         method: its name and hyper-parameters.
         teacher: is frozen afterwards, as in any distillation.
         student: stays as it is.
+        timing: measure the time of a training step too.
+
+    Raises:
+        UserError: the device has too little memory for a training step.
     """
     with torch.random.fork_rng(devices=[]):
         try:
@@ -172,7 +219,16 @@ def price(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> 
         distiller.to(images.device).train()
         distiller.prepare([images])
         macs = _macs(lambda: distiller(images, labels, indices=torch.arange(_BATCH, device=images.device)))
-    return MethodCost(method.name, distiller.extra_parameters(), macs)
+        seconds = _seconds(distiller, timing.batch_size) if timing is not None else None
+    return MethodCost(method.name, distiller.extra_parameters(), macs, seconds)
+
+
+def _seconds(distiller: Distiller, batch_size: int) -> float:
+    try:
+        return seconds_per_step(distiller, batch_size)
+    except torch.OutOfMemoryError as error:
+        name = type(distiller).__name__
+        raise UserError(f"the device has too little memory for a step of {name}: lower --batch_size") from error
 
 
 def pair_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[tuple[Stage | None, Stage | None]]:
@@ -222,6 +278,19 @@ def _stage_cells(stage: Stage | None) -> tuple[str, str, str]:
 
 def _grid(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
+
+
+def _device_in_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{1000 * seconds:.0f} ms"
 
 
 def _short(number: int) -> str:

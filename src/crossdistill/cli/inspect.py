@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from crossdistill.cli.device import add_accelerator_option, find_device
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.methods import METHODS
+from crossdistill.names import check_model_name
 from crossdistill.options import ModelOptions, height_and_width
+from crossdistill.options.values import PositiveInt
 
 if TYPE_CHECKING:
     from crossdistill.staged import StagedModel
@@ -39,9 +42,23 @@ def run(arguments: list[str]) -> None:
         "--stem_stride", type=int | None, default=None, help="total stride of the student's stem and first stage"
     )
     parser.add_argument("--methods", type=str, default=",".join(METHODS), help="comma-separated names or dotted paths")
+    parser.add_argument(
+        "--time",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="also measure a training step of each method, and say how long an epoch takes; two steps of each are run",
+    )
+    parser.add_argument("--batch_size", type=PositiveInt, default=32, help="images of a step whose time is measured")
+    parser.add_argument("--train_images", type=PositiveInt, default=50_000, help="images of an epoch")
+    add_accelerator_option(parser, "where steps are measured")
     options = parse(parser, arguments)
+    for name in (options.TEACHER, options.STUDENT):
+        if not Path(name).expanduser().exists():
+            check_model_name(name)
 
-    from crossdistill.analysis.inspection import inspect_pair
+    from crossdistill.analysis.inspection import Timing, inspect_pair
     from crossdistill.cli.tables import show
 
     size = height_and_width(options.image_size, "image_size")
@@ -50,7 +67,15 @@ def run(arguments: list[str]) -> None:
     classes = options.num_classes or teacher.num_classes or None
     student = _build(options, "student", classes, size, stem_stride=options.stem_stride)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    show(inspect_pair(teacher, student, methods))
+    timing = None
+    if options.time:
+        timing = Timing(options.batch_size, options.train_images)
+        device = find_device(options.accelerator)
+        teacher, student = teacher.to(device), student.to(device)
+        if "scratch" not in methods:
+            # What a method costs shows beside the student alone.
+            methods.insert(0, "scratch")
+    show(inspect_pair(teacher, student, methods, timing))
 
 
 def _add_role(parser: ArgumentParser, role: str) -> None:

@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
+from crossdistill.cli.device import add_accelerator_option, find_device
 from crossdistill.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from crossdistill.staged import StagedModel
 
 
@@ -21,7 +20,7 @@ def add_model_options(parser: ArgumentParser) -> None:
         default=None,
         help="side in pixels, or height and width; default: the model's own",
     )
-    parser.add_argument("--accelerator", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="where it runs")
+    add_accelerator_option(parser)
 
 
 def load(options: Namespace) -> "StagedModel":
@@ -42,15 +41,4 @@ def load(options: Namespace) -> "StagedModel":
     )
     if model.num_classes == 0:
         raise UserError(f"'{options.model}' holds a model without a classifier: give one that was trained on classes")
-    return model.eval().to(_device(options.accelerator))
-
-
-def _device(accelerator: str) -> "torch.device":
-    import torch
-
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator == "cpu" or (accelerator == "auto" and found is None):
-        return torch.device("cpu")
-    if found is None or accelerator not in ("auto", found.type):
-        raise UserError(f"--accelerator {accelerator}: this machine has {found.type if found else 'cpu'} only")
-    return found
+    return model.eval().to(find_device(options.accelerator))

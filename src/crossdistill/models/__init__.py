@@ -2,7 +2,7 @@
 
 from crossdistill.models.build import build_model, load_student
 from crossdistill.models.class_map import read_class_map
-from crossdistill.models.stem import lower_stem_stride
+from crossdistill.models.stem import lower_stem_stride, stem_advice, stem_stride, suggested_stem_stride
 from crossdistill.models.weights import load_weights, read_weights, save_model, weights_file
 
 __all__ = [
@@ -13,5 +13,8 @@ __all__ = [
     "read_class_map",
     "read_weights",
     "save_model",
+    "stem_advice",
+    "stem_stride",
+    "suggested_stem_stride",
     "weights_file",
 ]

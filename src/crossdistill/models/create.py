@@ -11,6 +11,8 @@ from torch import nn
 
 from crossdistill.errors import UserError, nearest
 from crossdistill.imports import import_object
+from crossdistill.models.hub import check_hub
+from crossdistill.names import unknown_model
 
 
 def create_module(
@@ -36,7 +38,7 @@ def create_module(
         role: "student" or "teacher", for the flags in errors.
 
     Raises:
-        UserError: refused argument or size, weights that cannot be downloaded.
+        UserError: refused argument or size, weights that are neither in the hub's cache nor can be downloaded.
     """
     size: dict[str, Any] = {}
     if image_size is not None and "img_size" not in kwargs:
@@ -44,6 +46,8 @@ def create_module(
         size["img_size"] = image_size[0] if image_size[0] == image_size[1] else image_size
     if is_dotted_path(name):
         return _call(name, kwargs, num_classes, size)
+
+    check_hub(name, kwargs, pretrained=pretrained, role=role)
 
     def create(**size: Any) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **kwargs, **size)
@@ -79,7 +83,7 @@ def check_name(name: str) -> None:
         return
     root = name.partition(".")[0]
     if not timm.is_model(root):
-        raise UserError(f"unknown model '{name}'{nearest(root, timm.list_models())} (see: crossdistill models)")
+        raise unknown_model(name, timm.list_models())
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from torch import nn
 from crossdistill.models.create import create_module, is_dotted_path
 from crossdistill.models.stem import lower_stem_stride
 from crossdistill.staged import ModelCard, StagedModel
+from crossdistill.staged.card import pretrained_config
 
 
 def card_to_write(model: StagedModel) -> ModelCard:
@@ -21,8 +22,7 @@ def card_to_write(model: StagedModel) -> ModelCard:
     """
     if not model.card.needs_module:
         return model.card
-    config: Any = getattr(model.model, "pretrained_cfg", None)
-    for name in (model.name, config.get("architecture") if isinstance(config, dict) else None):
+    for name in (model.name, pretrained_config(model.model).get("architecture")):
         if name and (timm.is_model(name) or is_dotted_path(name)) and _builds(name, model):
             return replace(model.card, name=name, needs_module=False)
     return model.card

@@ -1,6 +1,7 @@
 """A gentler stem: lower the early stride of a CNN, for images of 32 to 64 pixels."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from crossdistill.errors import UserError
+from crossdistill.staged import StagedModel
 from crossdistill.staged.card import STEM_STRIDE
 from crossdistill.staged.probe import STAGE_PROPORTION, probe
 
+# Positions on the shorter side of the last grid. Fewer leave nothing to be compared with a teacher's map.
+_LEAST_GRID = 4
+# Where a module whose stem was lowered keeps the stride that it was made with.
+_OWN_STRIDE = "crossdistill_own_stem_stride"
 # Enough for the grids of a stem to differ, and a power of two, so that strides divide it.
 _PROBE_SIZE = 128
 
@@ -68,10 +74,73 @@ def lower_stem_stride(
     except UserError as error:
         raise UserError(f"--stem_stride {stride}: {error}") from error
     _remove_strides(model, layers)
+    setattr(model, _OWN_STRIDE, getattr(model, _OWN_STRIDE, own))
     setattr(model, STEM_STRIDE, stride)
     # timm's own record of pixels per position, which tells where tokens lie.
     for level in getattr(model, "feature_info", None) or []:
         level["reduction"] = max(1, level["reduction"] * stride // own)
+
+
+def stem_stride(model: StagedModel) -> int:
+    """Pixels per position at the end of the first stage."""
+    return _pixels_per_position(model)[0]
+
+
+def suggested_stem_stride(model: StagedModel) -> int | None:
+    """The stem stride that suits a CNN's image size.
+
+    It is the largest, up to the one that the model was made with, that leaves a last grid of 4x4 or more; where none
+    does, it is 1. A ResNet, made with 4, keeps it from 97 pixels on, and gets 2 from 49 and 1 below.
+
+    Args:
+        model: as it is used, its stem lowered already or not.
+
+    Returns:
+        The stride, which may be the one in use (`stem_stride`); None for a model whose stem is not lowered: one that
+        cuts patches, overlapping or not, or whose stages mix positions by attention or by a linear layer.
+    """
+    if any(kind in stage.mixing for stage in model.stages for kind in ("attention", "mlp")):
+        return None
+    first = next((module for module in model.model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or _cuts_patches(first) or _stride(first) > 2:
+        return None
+    own = getattr(model.model, _OWN_STRIDE, stem_stride(model))
+    divisors = [stride for stride in range(own, 0, -1) if own % stride == 0]
+    return next((stride for stride in divisors if min(_last_grid(model, stride)) >= _LEAST_GRID), 1)
+
+
+def stem_advice(model: StagedModel) -> str:
+    """One line for a user whose model has another stem stride than the suggested one; "" where there is none to say."""
+    suggested, used = suggested_stem_stride(model), stem_stride(model)
+    if suggested in (None, used):
+        return ""
+    height, width = model.stages[-1].size
+    new_height, new_width = _last_grid(model, suggested)
+    return (
+        f"the last grid of {model.name} is {height}x{width} with a stem of stride {used}: "
+        f"--stem_stride {suggested} makes it {new_height}x{new_width}"
+    )
+
+
+def _last_grid(model: StagedModel, stride: int) -> tuple[int, int]:
+    """Height and width of the last stage's grid with another stem stride."""
+    pixels = _pixels_per_position(model)
+    height, width = (math.ceil(side * pixels[0] / (pixels[-1] * stride)) for side in model.image_size)
+    return height, width
+
+
+def _pixels_per_position(model: StagedModel) -> list[int]:
+    """Of the grid at the end of each stage, along the height."""
+    known = {level["module"]: level["reduction"] for level in getattr(model.model, "feature_info", None) or []}
+    if all(stage.path in known for stage in model.stages):
+        return [known[stage.path] for stage in model.stages]
+    pixels, size = 1, model.image_size[0]
+    found = []
+    for stage in model.stages:
+        # Rounded stage by stage, because grids are rounded up.
+        pixels, size = pixels * round(size / stage.size[0]), stage.size[0]
+        found.append(pixels)
+    return found
 
 
 def _stage_grids(model: nn.Module, name: str, stage_ends: Sequence[str] | None) -> tuple[list[str], list[int]]:
@@ -122,10 +191,18 @@ def _stride(module: Any) -> int:
     return stride if isinstance(stride, int) else max(stride)
 
 
-def _refuse_patches(module: Any, name: str) -> None:
+def _kernel(module: Any) -> int:
     kernel = module.kernel_size
-    size = kernel if isinstance(kernel, int) else max(kernel)
-    if isinstance(module, nn.Conv2d) and 1 < size <= _stride(module):
+    return kernel if isinstance(kernel, int) else max(kernel)
+
+
+def _cuts_patches(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < _kernel(module) <= _stride(module)
+
+
+def _refuse_patches(module: nn.Module, name: str) -> None:
+    if _cuts_patches(module):
+        size = _kernel(module)
         raise UserError(
             f"{name} cuts the image into patches of {size}x{size} that do not overlap; give it smaller ones when it "
             f"is built, for example --student.kwargs.patch_size={size // 2}"

@@ -15,7 +15,7 @@ from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.evaluation import empty_logits, predict
 from crossdistill.methods import build_distiller, parse_hyperparameters
-from crossdistill.models import build_model, save_model
+from crossdistill.models import build_model, save_model, stem_advice
 from crossdistill.options import (
     DataOptions,
     DeviceOptions,
@@ -76,6 +76,8 @@ def distill(
     student, teacher = build_models(options.part(PairOptions), data)
     if options.image_size is None:
         _warn_of_enlarging(data, student, console)
+    if options.stem_stride is None and (advice := stem_advice(student)):
+        console.print(advice, soft_wrap=True)
     seed_everything(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
     return _train(fabric, distiller, data, options, console)

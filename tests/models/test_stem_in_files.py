@@ -10,7 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crossdistill.errors import UserError
-from crossdistill.models import build_model, load_student, read_weights, save_model
+from crossdistill.models import (
+    build_model,
+    load_student,
+    load_weights,
+    lower_stem_stride,
+    read_weights,
+    save_model,
+)
 from crossdistill.options import ModelOptions
 from crossdistill.staged import StagedModel
 
@@ -77,3 +84,15 @@ def test_only_a_lowered_stem_needs_the_tensor(tmp_path: Path) -> None:
         ModelOptions(f"{tiny_cnn.__module__}.tiny_cnn"), num_classes=3, image_size=(32, 32), stage_ends="0,1"
     )
     assert read_weights(written(dotted, tmp_path))[0].keys() == dotted.model.state_dict().keys()
+
+
+def test_weights_of_a_lowered_stem_go_into_one_that_was_lowered_alike(tmp_path: Path) -> None:
+    state, _ = read_weights(lowered_file(tmp_path))
+    module = timm.create_model("test_resnet", num_classes=3)
+    with pytest.raises(UserError, match="^mine: its stem was lowered to stride 1, and that of the model was not"):
+        load_weights(module, state, description="mine")
+    lower_stem_stride(module, 2)
+    with pytest.raises(UserError, match="^mine: its stem was lowered to stride 1, and that of the model to 2"):
+        load_weights(module, state, description="mine")
+    lower_stem_stride(module, 1)
+    assert load_weights(module, state, description="mine")

@@ -168,7 +168,7 @@ class Distiller(nn.Module):
         """The teacher's outputs, without gradient: the given ones, or one pass over the images."""
         if teacher_outputs is not None:
             return teacher_outputs
-        if self.teacher is None:
+        if self.teacher is None or not self.needs.teacher:
             return Outputs()
         with torch.no_grad():
             return self.teacher(images)

@@ -16,6 +16,8 @@ from crossdistill.options import MethodOptions, ModelOptions, TrainingOptions, t
 def given(monkeypatch: pytest.MonkeyPatch) -> list[TrainingOptions]:
     """The options of the runs that the command would have started."""
     calls: list[TrainingOptions] = []
+    # The names of models are made up here.
+    monkeypatch.setattr("crossdistill.cli.distill.check_model_name", lambda name: None)
     monkeypatch.setattr(crossdistill.training, "distill", lambda options, given: calls.append(options))
     return calls
 

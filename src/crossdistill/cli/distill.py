@@ -6,6 +6,7 @@ import dataclasses
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from crossdistill.cli.parsing import make_parser, parse
+from crossdistill.names import check_model_name
 from crossdistill.options import PARTS, TrainingOptions
 from crossdistill.options.values import plain
 
@@ -13,6 +14,7 @@ from crossdistill.options.values import plain
 def run(arguments: list[str]) -> None:
     """Train a student as the arguments say."""
     options, given = read_options(training_parser("distill", "Train a student with a teacher."), arguments)
+    check_models(options)
     from crossdistill.training import distill
 
     distill(options, given=given)
@@ -41,7 +43,20 @@ def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[Training
     """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
     given = parse(parser, arguments, defaults=False).as_dict()
     given.pop("config", None)
-    return TrainingOptions.from_dict({name: plain(value) for name, value in given.items()}), set(given)
+    options = TrainingOptions.from_dict({name: plain(value) for name, value in given.items()})
+    return options, set(given)
+
+
+def check_models(options: TrainingOptions) -> None:
+    """Refuse names that no model has, before torch is imported for them.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    # A module of the user's own may bring models to timm, and is not imported yet.
+    if "." not in options.method.name and "." not in options.data:
+        for model in (options.student, options.teacher):
+            check_model_name(model.name)
 
 
 def hide_teacher_options(parser: ArgumentParser) -> None:

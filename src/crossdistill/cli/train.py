@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crossdistill.cli.distill import hide_teacher_options, read_options, training_parser
+from crossdistill.cli.distill import check_models, hide_teacher_options, read_options, training_parser
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, TrainingOptions
 
@@ -21,6 +21,7 @@ def run(arguments: list[str]) -> None:
     for field in dataclasses.fields(TrainingOptions):
         if field.metadata.get("teacher_only") and getattr(options, field.name) != getattr(alone, field.name):
             raise UserError(f"train takes no --{field.name}, it trains a model alone; use: crossdistill distill")
+    check_models(options)
     from crossdistill.training import distill
 
     distill(options, given=given)

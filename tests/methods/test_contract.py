@@ -88,7 +88,6 @@ def test_every_method_has_its_line() -> None:
         ("cakd", {"view_masked": 1.5}),
         ("fbt", {"attention_blocks": -1}),
         ("fbt", {"temperature": 0.0}),
-        ("fbt", {"assistant_start": 2.0}),
         ("pat", {"heads": 0}),
         ("pat", {"temperature": 0.0}),
     ],

@@ -5,7 +5,7 @@
     class TestMatching(MethodContract):
         method = Matching
 
-It needs pytest, which the package itself does not: `pip install 'crossdistill[test]'`.
+It needs pytest, which is in the package's extra `test` and not among what the package itself needs.
 """
 
 import pytest

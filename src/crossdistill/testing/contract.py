@@ -34,8 +34,9 @@ PAIRS = (
     "hybrid->cnn",
     "cnn->hybrid",
 )
-_SLOW = "slow: takes long; left out by -m 'not slow'"
+# How many of a method's pairs are not marked slow, and how the marker is explained by `pytest --markers`.
 _ALWAYS = 3
+_SLOW = "slow: takes long; left out by -m 'not slow'"
 # What is asked of a constructor that takes the number of training images.
 _TRAIN_SIZE = 60
 
@@ -73,7 +74,8 @@ class MethodContract:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Give each test the pairs that it asks for, by the name of its argument."""
         # Before the mark is made: a project may allow no marker that is not registered.
-        metafunc.config.addinivalue_line("markers", _SLOW)
+        if not any(line.startswith("slow:") for line in metafunc.config.getini("markers")):
+            metafunc.config.addinivalue_line("markers", _SLOW)
         fitting = self.fitting_pairs()
         slow = [pytest.param(pair, marks=pytest.mark.slow) for pair in fitting]
         choices: dict[str, list[Any]] = {

@@ -37,8 +37,8 @@ class StagedModel(nn.Module):
     with: in ConvNeXt and Swin, the map before the downsampling.
 
     Segments are checked when the model is built: in float64, on a random image, in eval mode, against its own forward.
-    What blocks are given beside the tensor (rotary embeddings, grid sizes) is taken from the model's own forward; a second
-    image shows that it is the same for all of them. A model that fails (class attention behind the stages) still
+    What blocks are given beside the tensor (rotary embeddings, grid sizes) is taken from the model's own forward; a
+    second image shows that it is the same for all of them. A model that fails (class attention behind the stages) still
     gives features; asking it for segments raises the reason. What a forward does between its modules in training mode
     only, such as dropout by a function, is not seen and is left out of a segmented run; timm does so in `forward_head`
     alone, which is run as a whole.

@@ -144,7 +144,10 @@ def test_recipe_of_a_run_can_be_given_again(given: list[TrainingOptions], recipe
 def test_print_config_is_a_recipe(given: list[TrainingOptions], recipe, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--student", "vit", "--student.kwargs.img_size=32", "--epochs", "3", "--learning_rate", "1e-05"]
     assert main(["distill", *arguments, "--print_config"]) == 0
-    path = recipe(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    # A whole recipe, not only what was given.
+    assert all(f"{field.name}:" in printed for field in dataclasses.fields(TrainingOptions))
+    path = recipe(printed)
     assert given == []
     assert options_of(given, "--config", path) == options_of(given, *arguments)
 

@@ -137,6 +137,21 @@ def test_further_arguments_are_replayed_only_if_they_are_the_same_for_every_imag
     assert "differs from its own forward" in other.segments_refusal
 
 
+def test_further_arguments_that_are_learnt_are_refused() -> None:
+    # Rotary frequencies that are parameters: what was kept of them would be stale after a step.
+    mixed = timm.create_model("vit_small_patch16_rope_mixed_224", num_classes=5, **(VIT | {"depth": 4}))
+    assert "is learnt" in StagedModel(mixed, image_size=32).segments_refusal
+
+
+def test_a_forward_of_inference_mode_leaves_nothing_behind() -> None:
+    model = copy.deepcopy(built("dinov3"))
+    images = images_for(model)
+    with torch.inference_mode():
+        model(images)
+    feature, prefix = model.enter(images)
+    model.run_from(0, feature.detach().requires_grad_(), prefix).logits.sum().backward()
+
+
 def test_further_arguments_are_known_without_a_forward_and_follow_the_model() -> None:
     model = copy.deepcopy(built("eva"))
     images = images_for(model)

@@ -180,8 +180,10 @@ def test_killed_by_the_system_at_an_arbitrary_moment(image_folder: Path, tmp_pat
     assert metrics(whole) == metrics(broken)
 
 
+# In the middle of an epoch, and with its last step.
+@pytest.mark.parametrize("step", [2, 4])
 def test_interrupt_saves_and_says_how_to_go_on(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    step: int, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -189,7 +191,7 @@ def test_interrupt_saves_and_says_how_to_go_on(
     optimise = Trainer._optimise
 
     def interrupted(self: Trainer, batches: Any) -> Any:
-        if self.state.step == 2:
+        if self.state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
         return optimise(self, batches)
 
@@ -198,9 +200,10 @@ def test_interrupt_saves_and_says_how_to_go_on(
         with pytest.raises(KeyboardInterrupt):
             distill(tiny_options(image_folder, broken))
     assert f"--output {broken} --resume true" in capsys.readouterr().out
-    assert latest_checkpoint(broken / "checkpoints").name.endswith("3")  # type: ignore[union-attr]
+    assert latest_checkpoint(broken / "checkpoints").name.endswith(str(step + 1))  # type: ignore[union-attr]
     quiet_run(TrainingOptions(output=str(broken), resume=True))
     assert_same(load_file(whole / "student.safetensors"), load_file(broken / "student.safetensors"))
+    assert metrics(whole) == metrics(broken)
 
 
 def test_resume_with_another_recipe_is_refused(image_folder: Path, tmp_path: Path) -> None:

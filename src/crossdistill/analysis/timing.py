@@ -1,11 +1,13 @@
 """How long a training step takes, on noise: what a step costs does not depend on what the images show."""
 
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
 
 from crossdistill.distiller import Distiller
+from crossdistill.errors import UserCaution
 
 
 class TrainingStep:
@@ -25,7 +27,10 @@ class TrainingStep:
         self.images = torch.rand(batch_size, 3, *student.image_size, device=device)
         self.labels = torch.arange(batch_size, device=device) % student.num_classes
         self.indices = torch.arange(batch_size, device=device)
-        distiller.prepare([self.images])
+        with warnings.catch_warnings():
+            # What a method says of random images is nothing to tell a user.
+            warnings.simplefilter("ignore", UserCaution)
+            distiller.prepare([self.images])
         trained = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(trained, lr=1e-4)
         self._critic_optimizer = distiller.critic_optimizer() if distiller.critic is not None else None

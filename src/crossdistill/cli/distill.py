@@ -41,7 +41,9 @@ def training_parser(verb: str, description: str) -> ArgumentParser:
 
 def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, set[str]]:
     """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
-    given = parse(parser, arguments, defaults=False).as_dict()
+    # A printed recipe is whole; the parser ends there.
+    printed = any(argument.startswith("--print_config") for argument in arguments)
+    given = parse(parser, arguments, defaults=printed).as_dict()
     given.pop("config", None)
     options = TrainingOptions.from_dict({name: plain(value) for name, value in given.items()})
     return options, set(given)

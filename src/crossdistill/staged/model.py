@@ -157,8 +157,8 @@ class StagedModel(nn.Module):
         """
         if need in ("logits", "head_logits") and not self.num_classes:
             raise UserError(
-                f"{what} learns from the teacher's logits and {self.name} has no head: "
-                "choose a method that learns from features only, or a teacher with a classifier"
+                f"{what} learns from logits and {self.name} has no head: "
+                "choose a method that learns from features only, or a model with a classifier"
             )
         if need == "segments":
             self.require_segments(what)

@@ -1,8 +1,9 @@
 """Find out how a classifier is built: one traced run of a copy in float64, and a check that segments add up to it.
 
 From the calls of the model's units follow the stages, the map that is pooled, the chain of modules that makes up each
-stage, and whether the calls form a chain at all: a unit that takes further arguments (rotary embeddings, grid sizes) or
-a forward that computes something between two units cannot be run in segments, and the reason is kept.
+stage, and whether the calls form a chain at all: a forward that computes something between two units cannot be run in
+segments, nor can one whose units are given further arguments (rotary embeddings, grid sizes) that differ between images
+or are learnt; the reason is kept.
 """
 
 import copy
@@ -60,8 +61,9 @@ def probe(
                 # What units are given beside the tensor must not depend on the image, for it is another's when the
                 # units are run on foreign features: it is taken from the first image, and the second is run with it.
                 other = torch.randn(image.shape, generator=torch.Generator().manual_seed(1), dtype=image.dtype)
-                second = trace_run(model, name, other.to(image.device), marks)
-                plan.refusal = _check_segments(plan, second, model, ends, trace)
+                with torch.enable_grad():
+                    second = trace_run(model.requires_grad_(True), name, other.to(image.device), marks)
+                plan.refusal = _learnt(plan, second) or _check_segments(plan, second, model, ends, trace)
     return plan
 
 
@@ -287,6 +289,15 @@ def _connect(before: Tensor | None, after: Tensor, path: str) -> Step | None:
         return Step(path)
     glue = None if before is None else find_glue(before, after)
     return None if glue is None else Step(path, glue, tuple(after.shape[1:]))
+
+
+def _learnt(plan: Plan, trace: Trace) -> str:
+    """Refuse what units are given beside the tensor if it follows the weights: what was kept of it would be stale."""
+    for call in trace.calls:
+        given = (*call.further.args, *call.further.kwargs.values()) if call.path in plan.further else ()
+        if any(isinstance(value, Tensor) and value.requires_grad for value in given):
+            return f"what '{call.path}' is given beside the tensor is learnt"
+    return ""
 
 
 def _check_segments(plan: Plan, trace: Trace, model: Any, ends: list[int], arguments: Trace) -> str:

@@ -6,6 +6,7 @@ of its own.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -69,7 +70,10 @@ class InputTap:
 
 
 class FurtherTap:
-    """Keep what a module was last given beside the tensor, for runs in segments; no graph hangs on it."""
+    """Keep what a module was last given beside the tensor, for runs in segments.
+
+    No graph hangs on it: the probe refuses models that learn it. Tensors of inference mode cannot take part in one.
+    """
 
     def __init__(self, kept: dict[str, Further], path: str) -> None:
         self.kept = kept
@@ -79,7 +83,8 @@ class FurtherTap:
         return module.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.kept[self.path] = Further(args[1:], kwargs)
+        if not torch.is_inference_mode_enabled():
+            self.kept[self.path] = Further(args[1:], kwargs)
 
 
 class Entered(Exception):

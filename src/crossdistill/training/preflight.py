@@ -88,9 +88,11 @@ def check_teacher(
     if teacher.num_classes == 0:
         return report
 
-    order = torch.randperm(len(validation.indices), generator=torch.Generator().manual_seed(_SLICE_SEED))
+    # Of the whole set, so that several processes check the same images as one.
+    chosen = torch.randperm(validation.size, generator=torch.Generator().manual_seed(_SLICE_SEED))[:images]
+    is_checked = torch.isin(validation.indices, chosen)
+    checked, others = is_checked.nonzero().flatten(), (~is_checked).nonzero().flatten()
     report.logits = empty_logits(teacher, validation.size)
-    checked = order[: -(-images * len(order) // validation.size)]
     predict(teacher, validation.at(checked), report.logits)
     if images and (card.head_trained or reads_logits):
         right, count = _right(report.logits, data, validation.indices[checked])
@@ -102,7 +104,7 @@ def check_teacher(
                 f"the teacher {teacher.name} is near chance: {accuracy:.1%} of {count} validation images right, the "
                 f"most frequent class alone gives {chance:.1%}: check its weights, image size and normalisation"
             )
-    predict(teacher, validation.at(order[len(checked) :]), report.logits)
+    predict(teacher, validation.at(others), report.logits)
     return report
 
 

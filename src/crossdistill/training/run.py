@@ -1,6 +1,7 @@
 """One training run: from its options or from live objects to a trained student and what is written down of it."""
 
 import os
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, hold_out, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
-from crossdistill.errors import UserError
+from crossdistill.errors import UserCaution, UserError
 from crossdistill.evaluation import empty_logits, predict
 from crossdistill.methods import build_distiller, parse_hyperparameters
 from crossdistill.models import build_model, save_model, stem_advice
@@ -114,6 +115,8 @@ def train(
         return _already_finished(folder, console)
     if isinstance(data, str):
         data = _open(data, options)
+    elif options.held_out:
+        data = hold_out(data, options.held_out)
     return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console)
 
 
@@ -239,7 +242,11 @@ def _first_process() -> bool:
 
 
 def _console(console: Console | None) -> Console:
-    return (console or Console()) if _first_process() else Console(quiet=True)
+    """Where this process reports: the others than the first are silent, their cautions too."""
+    if _first_process():
+        return console or Console()
+    warnings.simplefilter("ignore", UserCaution)
+    return Console(quiet=True)
 
 
 def _folder(options: TrainingOptions) -> RunFolder:

@@ -140,11 +140,11 @@ class Trainer:
         self.start_interval()
         while self.state.step < end:
             self.train_step(epoch, batches)
-            if self._should_stop():
+            # At the end of an epoch its evaluation comes first: a run that goes on begins with the next one.
+            if self.state.step < end and self._should_stop():
                 self._count_time()
                 self._save()
-                self._say(f"stopped at step {self.state.step}; go on with: --output {self.folder.path} --resume true")
-                raise KeyboardInterrupt
+                self._stop()
             every = self.reporting.checkpoint_every
             if every and self.state.step % every == 0 and self.state.step < end:
                 self._count_time()
@@ -157,6 +157,13 @@ class Trainer:
         if (epoch + 1) % self.reporting.evaluate_every == 0 or self.state.step == self.total_steps:
             self._evaluate(epoch)
         self._save()
+        if self.state.step < self.total_steps and self._should_stop():
+            self._stop()
+
+    def _stop(self) -> None:
+        """Leave the run, whose checkpoint is written."""
+        self._say(f"stopped at step {self.state.step}; go on with: --output {self.folder.path} --resume true")
+        raise KeyboardInterrupt
 
     def start_interval(self) -> None:
         """Begin to count time and steps for the next report."""

@@ -1,6 +1,7 @@
 """Data sets, augmentation and loaders."""
 
 from crossdistill.data.datasets import ImageData, ValidationData, open_data, open_validation
+from crossdistill.data.fingerprint import fingerprint
 from crossdistill.data.holdout import hold_out
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
@@ -18,6 +19,7 @@ __all__ = [
     "TensorSource",
     "TrainLoader",
     "ValidationData",
+    "fingerprint",
     "hold_out",
     "open_data",
     "open_validation",

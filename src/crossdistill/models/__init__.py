@@ -2,6 +2,7 @@
 
 from crossdistill.models.build import build_model, load_student
 from crossdistill.models.class_map import read_class_map
+from crossdistill.models.fingerprint import weights_fingerprint
 from crossdistill.models.stem import lower_stem_stride, stem_advice, stem_stride, suggested_stem_stride
 from crossdistill.models.weights import load_weights, read_weights, save_model, weights_file
 
@@ -17,4 +18,5 @@ __all__ = [
     "stem_stride",
     "suggested_stem_stride",
     "weights_file",
+    "weights_fingerprint",
 ]

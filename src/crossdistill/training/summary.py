@@ -1,13 +1,17 @@
 """What came out of a run: `summary.json`, and the table that ends it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from crossdistill.data import ImageData
+import crossdistill
+from crossdistill.data import ImageData, fingerprint
+from crossdistill.files import source_fingerprint
 from crossdistill.methods import method_name
+from crossdistill.models import weights_fingerprint
 from crossdistill.options import TrainingOptions
 from crossdistill.training.devices import peak_memory
 from crossdistill.training.run_folder import RunFolder
@@ -61,6 +65,10 @@ def summarise(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": trainer.fabric.world_size,
         "precision": options.precision,
+        "data_fingerprint": f"{fingerprint(data.train)}/{fingerprint(data.validation)}",
+        "teacher_fingerprint": weights_fingerprint(distiller.teacher) if distiller.teacher is not None else None,
+        "code_fingerprint": source_fingerprint(Path(crossdistill.__file__).parent),
+        "crossdistill": crossdistill.__version__,
         "torch": torch.__version__,
         "timm": timm.__version__,
     }

@@ -22,7 +22,7 @@ from crossdistill.staged import Outputs
 from crossdistill.testing.tiny_models import SIDE
 from crossdistill.training import distill
 from crossdistill.training.checkpoint import latest_checkpoint
-from crossdistill.training.devices import peak_memory
+from crossdistill.training.devices import forget_peak_memory, peak_memory
 from crossdistill.training.trainer import Trainer
 
 HERE = f"{__name__}."
@@ -289,3 +289,13 @@ def test_peak_memory_is_that_of_the_process_itself() -> None:
     small, large = map(int, output.split())
     assert small < peak_memory(torch.device("cpu")) - ballast.nbytes / 2
     assert large - small > 90 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_peak_memory_of_a_second_run_is_its_own() -> None:
+    ballast = torch.ones(200 << 18)
+    before = peak_memory(torch.device("cpu"))
+    size = ballast.nbytes
+    del ballast
+    forget_peak_memory(torch.device("cpu"))
+    assert peak_memory(torch.device("cpu")) < before - size / 2

@@ -28,7 +28,7 @@ from crossdistill.options import (
     height_and_width,
 )
 from crossdistill.staged import StagedModel
-from crossdistill.training.devices import make_fabric, over_processes
+from crossdistill.training.devices import forget_peak_memory, make_fabric, over_processes
 from crossdistill.training.log import RunLog
 from crossdistill.training.optimization import check_optimizer
 from crossdistill.training.preflight import ask_teacher, check_teacher
@@ -132,6 +132,7 @@ def _train(
     )
     _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
+    forget_peak_memory(fabric.device)
     train_loader, validation = _loaders(options, data, student, fabric)
     distiller.to(fabric.device)
     if devices.sync_batch_norm and fabric.world_size > 1:

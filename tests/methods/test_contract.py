@@ -23,6 +23,15 @@ WIDE = {
 CONTRACTS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "kd": {},
+    # Its term begins at 0.
+    "dkd": {"hyperparameters": {"warmup": 0.0}},
+    "dist": {},
+    "deit": {"pairs": ("cnn->distilled", *PAIRS)},
+    "rkd": {},
+    "crd": {},
+    "sp": {},
+    "cc": {},
+    "pkt": {},
     "ofa": {},
     "cakd": {
         "pairs": ("vit->cnn", "swin->cnn", "vit->swin", "distilled->cnn", "vit->mlp", "swin->distilled", "vit->hybrid"),
@@ -81,6 +90,13 @@ def test_every_method_has_its_line() -> None:
     ("method", "hyperparameters"),
     [
         ("kd", {"temperature": -1.0}),
+        ("dkd", {"temperature": 0.0}),
+        ("dkd", {"warmup": 1.5}),
+        ("dist", {"temperature": 0.0}),
+        ("deit", {"temperature": 0.0}),
+        ("crd", {"temperature": 0.0}),
+        ("crd", {"momentum": 1.0}),
+        ("cc", {"order": 0}),
         ("ofa", {"temperature": 0.0}),
         ("cakd", {"critic_every": 0}),
         ("cakd", {"replacement_probability": 3.0}),

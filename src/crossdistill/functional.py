@@ -9,6 +9,7 @@ from crossdistill.methods.dist import dist_loss
 from crossdistill.methods.dkd import dkd_loss
 from crossdistill.methods.fbt.fbt import info_nce_loss
 from crossdistill.methods.kd import kd_loss
+from crossdistill.methods.minilm import minilm_loss
 from crossdistill.methods.ofa import ofa_loss
 from crossdistill.methods.pat.pat import hcl_loss
 from crossdistill.methods.pkt import pkt_loss
@@ -26,6 +27,7 @@ __all__ = [
     "hcl_loss",
     "info_nce_loss",
     "kd_loss",
+    "minilm_loss",
     "ofa_loss",
     "pkt_loss",
     "rkd_loss",

@@ -9,7 +9,7 @@ from crossdistill.errors import UserError
 from crossdistill.methods import METHODS, build_distiller, load_method
 from crossdistill.options import MethodOptions
 from crossdistill.testing import PAIRS, TINY, MethodContract, staged
-from crossdistill.testing.tiny_models import tiny_cnn, tiny_hybrid
+from crossdistill.testing.tiny_models import tiny_cnn, tiny_hybrid, tiny_vit
 
 NO_ATTENTION = "has no attention"
 ONE_POSITION = "has one only"
@@ -32,6 +32,19 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "sp": {},
     "cc": {},
     "pkt": {},
+    "minilm": {
+        "models": TINY | {"four_heads": functools.partial(tiny_vit, embed_dim=48, num_heads=4)},
+        # As many heads and class tokens; other class tokens; other heads.
+        "pairs": ("vit->vit", "vit->distilled", "four_heads->vit", "vit->four_heads"),
+        "refuses": {
+            "vit->cnn": NO_ATTENTION,
+            "cnn->vit": NO_ATTENTION,
+            "mlp->cnn": NO_ATTENTION,
+            "vit->mlp": NO_ATTENTION,
+            "hybrid->vit": "cannot take queries, keys and values",
+            "swin->distilled": "tokens of one grid",
+        },
+    },
     "ofa": {},
     "cakd": {
         "pairs": ("vit->cnn", "swin->cnn", "vit->swin", "distilled->cnn", "vit->mlp", "swin->distilled", "vit->hybrid"),

@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "sp": "crossdistill.methods.sp.SP",
     "cc": "crossdistill.methods.cc.CC",
     "pkt": "crossdistill.methods.pkt.PKT",
+    "minilm": "crossdistill.methods.minilm.MiniLM",
     "ofa": "crossdistill.methods.ofa.OFA",
     "cakd": "crossdistill.methods.cakd.cakd.CAKD",
     "fbt": "crossdistill.methods.fbt.fbt.FBT",

@@ -28,7 +28,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "dist": {},
     "deit": {"pairs": ("cnn->distilled", *PAIRS)},
     "rkd": {},
-    "crd": {},
+    # Fewer negatives than images, so that they are drawn; as many as images, and none is.
+    "crd": {"hyperparameters": {"num_negatives": 16}, "without_draws": {"num_negatives": 60}},
     "sp": {},
     "cc": {},
     "pkt": {},

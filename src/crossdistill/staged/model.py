@@ -166,7 +166,7 @@ class StagedModel(nn.Module):
             raise UserError(
                 f"{what} learns from the last attention block of a Transformer, and the last stage of {self.name} has "
                 f"no attention ({', '.join(self.stages[-1].mixing) or 'nothing'} mixes its positions): choose a "
-                "Transformer as the teacher, or a method for any pair (fbt, pat, ofa, kd)"
+                "Transformer in its place, or a method for any pair (fbt, pat, ofa, kd)"
             )
 
     def label_terms(self, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:

@@ -21,6 +21,14 @@ WIDE = {
 
 # What is special to a method, as attributes of `MethodContract`.
 CONTRACTS: dict[str, dict[str, Any]] = {
+    "fitnet": {},
+    "at": {},
+    "nst": {},
+    "vid": {},
+    "reviewkd": {},
+    "rsd": {},
+    "vkd": {},
+    "foundation": {},
     "scratch": {},
     "kd": {},
     "ofa": {},

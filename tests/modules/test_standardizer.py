@@ -2,7 +2,7 @@
 
 import torch
 
-from crossdistill.methods.pat.standardizer import Standardizer
+from crossdistill.modules.standardizer import Standardizer
 
 
 def test_standardizer_has_the_statistics_of_all_it_saw() -> None:

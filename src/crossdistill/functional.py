@@ -9,8 +9,10 @@ from crossdistill.methods.foundation import foundation_loss
 from crossdistill.methods.kd import kd_loss
 from crossdistill.methods.nst import nst_loss
 from crossdistill.methods.ofa import ofa_loss
+from crossdistill.methods.ofd import ofd_loss
 from crossdistill.methods.reviewkd import hcl_loss
 from crossdistill.methods.rsd import rsd_loss
+from crossdistill.methods.scalekd import scalekd_loss
 from crossdistill.methods.vid import vid_loss
 from crossdistill.methods.vkd import vkd_loss
 
@@ -25,7 +27,9 @@ __all__ = [
     "kd_loss",
     "nst_loss",
     "ofa_loss",
+    "ofd_loss",
     "rsd_loss",
+    "scalekd_loss",
     "vid_loss",
     "vkd_loss",
 ]

@@ -26,6 +26,8 @@ METHODS: dict[str, str] = {
     "nst": "crossdistill.methods.nst.NST",
     "vid": "crossdistill.methods.vid.VID",
     "reviewkd": "crossdistill.methods.reviewkd.ReviewKD",
+    "ofd": "crossdistill.methods.ofd.OFD",
+    "scalekd": "crossdistill.methods.scalekd.ScaleKD",
     "rsd": "crossdistill.methods.rsd.RSD",
     "vkd": "crossdistill.methods.vkd.VkD",
     "foundation": "crossdistill.methods.foundation.Foundation",

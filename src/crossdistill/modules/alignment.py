@@ -119,12 +119,16 @@ class StageAlignment(nn.Module):
         if self.training:
             self.measure(teacher)
         ours = [shrink(student.features[n - 1], size) for n, size in zip(self.numbers, self.sizes, strict=True)]
-        theirs = [standardize(x) for standardize, x in zip(self.standardizers, self._shrunk(teacher), strict=True)]
+        theirs = [standardize(x) for standardize, x in zip(self.standardizers, self.teacher_maps(teacher), strict=True)]
         return list(zip(ours, theirs, strict=True))
+
+    def teacher_maps(self, teacher: Outputs) -> list[Tensor]:
+        """The teacher's map of each pair on the common grid, as it is."""
+        return [shrink(teacher.features[k], size) for k, size in zip(self._theirs, self.sizes, strict=True)]
 
     def measure(self, teacher: Outputs) -> None:
         """Take a batch of the teacher's into the statistics."""
-        for standardizer, feature in zip(self.standardizers, self._shrunk(teacher), strict=True):
+        for standardizer, feature in zip(self.standardizers, self.teacher_maps(teacher), strict=True):
             assert isinstance(standardizer, Standardizer)
             standardizer.measure(feature)
 
@@ -135,9 +139,6 @@ class StageAlignment(nn.Module):
     def projectors(self, bias: bool = True) -> nn.ModuleList:
         """Rule 4, for each pair."""
         return nn.ModuleList(to_channels(ours.channels, theirs.channels, bias) for ours, theirs in self.pairs)
-
-    def _shrunk(self, teacher: Outputs) -> list[Tensor]:
-        return [shrink(teacher.features[k], size) for k, size in zip(self._theirs, self.sizes, strict=True)]
 
 
 def first_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:

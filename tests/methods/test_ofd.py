@@ -49,10 +49,9 @@ def test_measured_margins_are_the_authors_closed_form() -> None:
     generator = torch.Generator().manual_seed(0)
     margin = Margin(3)
     for _ in range(4):
-        normal = torch.randn(64, 3, 40, 40, generator=generator)
-        margin.measure(
-            normal * torch.tensor([1.0, 0.5, 2.0])[:, None, None] + torch.tensor([0.3, -0.2, 1.0])[:, None, None]
-        )
+        normal = torch.randn(64, 40, 40, 3, generator=generator)
+        responses = normal * torch.tensor([1.0, 0.5, 2.0]) + torch.tensor([0.3, -0.2, 1.0])
+        margin.measure(responses.permute(0, 3, 1, 2))
     torch.testing.assert_close(margin(), torch.tensor([-0.698166, -0.480941, -1.282156]), rtol=0, atol=0.01)
 
 

@@ -28,7 +28,7 @@ def test_values_of_the_authors_code() -> None:
 
 def test_every_level_learns_from_all_deeper_ones() -> None:
     method = ReviewKD(staged("vit", TINY["vit"]), staged("cnn", TINY["cnn"]), warm_up=0.0).eval()
-    images, labels = draw_batch()
+    images, _ = draw_batch()
     student, teacher = method.student(images), method.teach(images)
     features = [feature.detach().requires_grad_() for feature in student.features]
     student.features, student.pooled = features, student.pooled.detach().requires_grad_()

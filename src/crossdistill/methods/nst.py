@@ -46,7 +46,7 @@ class NST(Distiller):
         student: the model that is trained, of any architecture.
         teacher: the model that is learnt from, of any architecture; it needs no head.
         stages: stages of the student that are matched, counted from 1; default: all that have a partner.
-        label_weight: w_label.
+        label_weight: w_label, of the cross-entropy with the labels.
         feature_weight: w_feature of each stage; 50 in CRD's benchmark.
     """
 

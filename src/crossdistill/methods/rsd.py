@@ -57,7 +57,7 @@ class RSD(Distiller):
         teacher: the model that is learnt from, of any architecture; it needs no head.
         kappa: weight of the correlations between different channels; 0.01 in the authors' code.
         hidden_ratio: hidden width of the projector, in widths of the student; 2 in the authors' code.
-        label_weight: w_label.
+        label_weight: w_label, of the cross-entropy with the labels.
         feature_weight: w_feature; 0.1 in the authors' code.
     """
 

@@ -52,7 +52,7 @@ class VID(Distiller):
         student: the model that is trained, of any architecture.
         teacher: the model that is learnt from, of any architecture; it needs no head.
         stages: stages of the student that are matched, counted from 1; default: all that have a partner.
-        label_weight: w_label.
+        label_weight: w_label, of the cross-entropy with the labels.
         feature_weight: w_feature of each stage; 1 in CRD's benchmark.
         initial_variance: sigma^2 at first; 5 in CRD's benchmark.
         standardize_features: standardise the teacher's features per stage and channel; False as published.

@@ -21,6 +21,26 @@ WIDE = {
 
 # What is special to a method, as attributes of `MethodContract`.
 CONTRACTS: dict[str, dict[str, Any]] = {
+    "fitnet": {},
+    "at": {},
+    "nst": {},
+    "vid": {},
+    "reviewkd": {},
+    "ofd": {},
+    "scalekd": {
+        # Teachers whose last map has more than one position.
+        "models": TINY | WIDE,
+        "pairs": (
+            *("vit->cnn", "wide_cnn->vit", "swin->distilled"),
+            *("vit->mlp", "mlp->cnn", "vit->hybrid", "wide_hybrid->swin"),
+        ),
+        "refuses": {"cnn->vit": ONE_POSITION, "cnn->swin": ONE_POSITION, "hybrid->cnn": ONE_POSITION},
+        # At first the projected positions hardly differ, and the frequency view sees the difference alone.
+        "bf16_tolerance": 0.2,
+    },
+    "rsd": {},
+    "vkd": {},
+    "foundation": {},
     "scratch": {},
     "kd": {},
     # Its term begins at 0.

@@ -30,6 +30,16 @@ METHODS: dict[str, str] = {
     "fbt": "crossdistill.methods.fbt.fbt.FBT",
     "pat": "crossdistill.methods.pat.pat.PAT",
     "cskd": "crossdistill.methods.cskd.CSKD",
+    "fitnet": "crossdistill.methods.fitnet.FitNet",
+    "at": "crossdistill.methods.at.AT",
+    "nst": "crossdistill.methods.nst.NST",
+    "vid": "crossdistill.methods.vid.VID",
+    "reviewkd": "crossdistill.methods.reviewkd.ReviewKD",
+    "ofd": "crossdistill.methods.ofd.OFD",
+    "scalekd": "crossdistill.methods.scalekd.ScaleKD",
+    "rsd": "crossdistill.methods.rsd.RSD",
+    "vkd": "crossdistill.methods.vkd.VkD",
+    "foundation": "crossdistill.methods.foundation.Foundation",
 }
 
 # Constructor arguments that are not the user's to set: the models, and facts of the run.

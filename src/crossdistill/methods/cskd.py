@@ -37,6 +37,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.deit import Kind, Variant, deit_loss
 from crossdistill.methods.kd import kd_loss
+from crossdistill.modules.alignment import match_grids, shrink
 from crossdistill.staged import Outputs, StagedModel
 
 Schedule = Literal["linear", "quadratic", "cosine"]
@@ -90,27 +91,6 @@ def _local_share(progress: Tensor, schedule: Schedule) -> Tensor:
     if schedule == "quadratic":
         return (1 - progress).square()
     return torch.cos(progress * (torch.pi / 2))
-
-
-def match_grids(student_dense_logits: Tensor, teacher_dense_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Average both down to the coarser grid, side by side: logits, not features, as the head may not be linear."""
-    sides = zip(student_dense_logits.shape[2:], teacher_dense_logits.shape[2:], strict=True)
-    height, width = (min(pair) for pair in sides)
-    return _pool(student_dense_logits, (height, width)), _pool(teacher_dense_logits, (height, width))
-
-
-def _pool_to(dense_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Averaged down to a coarser grid; a finer one leaves it as it is."""
-    height, width = dense_logits.shape[2:]
-    return _pool(dense_logits, (min(height, size[0]), min(width, size[1])))
-
-
-def _pool(dense_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = dense_logits.shape[2:]
-    if height % size[0] or width % size[1]:
-        return F.adaptive_avg_pool2d(dense_logits, size)
-    # The same numbers as above, but its gradient on GPUs is deterministic.
-    return F.avg_pool2d(dense_logits, (height // size[0], width // size[1]))
 
 
 def logits_with_patches(student: StagedModel, outputs: Outputs) -> Tensor:
@@ -201,6 +181,7 @@ class CSKD(Distiller):
 
     def spatial_loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Equation (3): the patch tokens learn the fused answers, each at its place."""
+        # Logits are averaged, not features, as the head may not be linear.
         ours, theirs = match_grids(
             self.student.dense_logits(student.final, _patch_head(self.student)), self.teacher_dense_logits(teacher)
         )
@@ -224,7 +205,7 @@ class CSKD(Distiller):
         for images in batches:
             teacher = self.teach(images)
             grid = self.student.stages[-1].size
-            dense = _pool_to(self.teacher_dense_logits(teacher), grid)
+            dense = shrink(self.teacher_dense_logits(teacher), grid)
             local = dense.argmax(dim=1)
             differ += int((local != teacher.logits.argmax(dim=1)[:, None, None]).sum())
             places += local.numel()

@@ -60,6 +60,7 @@ class StagedModel(nn.Module):
         model: the module itself, untouched.
         num_classes: K; 0 for a model without a head.
         pooled_size: D of `Outputs.pooled`.
+        final_channels: D of `Outputs.final`.
         heads: names of the heads: ("class",) or ("class", "distillation"); () without one.
         stages: the stages, first to last.
         card: what a weights file will say of the model.
@@ -129,6 +130,11 @@ class StagedModel(nn.Module):
     def pooled_size(self) -> int:
         """D of `Outputs.pooled`."""
         return self._plan.pooled_size
+
+    @property
+    def final_channels(self) -> int:
+        """D of `Outputs.final`."""
+        return self._plan.final.channels
 
     @property
     def pools_mean(self) -> bool:

@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crossdistill.quickstart import PAIRS, Pair
 from fashion_students import VIT, fashion_recipe
 from tables import markdown, run_missing, summaries
-
-from crossdistill.quickstart import PAIRS, Pair
 
 # Of CSKD, with both kinds of ViT.
 _SPATIAL: dict[str, dict[str, Any]] = {

@@ -20,12 +20,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from crossdistill.quickstart import PAIRS
 from fashion_students import fashion_recipe
 from tables import run_missing
 from torch import Tensor, nn
 
 from crossdistill.methods.cskd import CSKD
-from crossdistill.quickstart import PAIRS
 from crossdistill.staged.attention import is_attention, project
 
 SETTINGS: dict[str, dict[str, Any]] = {

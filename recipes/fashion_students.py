@@ -17,11 +17,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from crossdistill.quickstart import PAIRS, Pair, recipe
 from make_fashion_mini import PACKAGED, choose, write_gz
 from tables import parse, print_table
 
 from crossdistill.options import ModelOptions, TrainingOptions
-from crossdistill.quickstart import PAIRS, Pair, recipe
 
 ASSETS = files("crossdistill") / "assets"
 MLP = Pair(

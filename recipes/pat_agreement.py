@@ -21,12 +21,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from cifar10_students import VIT, cifar10_recipe
+from crossdistill.quickstart import PAIRS
 from fashion_students import fashion_recipe
 from matplotlib.axes import Axes
 from tables import run_missing
 
 from crossdistill.options import TrainingOptions
-from crossdistill.quickstart import PAIRS
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "released": {"variant": "released"},

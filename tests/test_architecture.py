@@ -17,7 +17,7 @@ FLOORS = (
     {"methods"},
     {"functional", "evaluation"},
     {"analysis", "training"},
-    {"quickstart"},
+    {"study"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.
     {"cli", "testing"},
 )

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, hold_out, open_data
+from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, first_of_each_class, hold_out, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserCaution, UserError
@@ -67,11 +67,11 @@ def distill(
     folder = _folder(options)
     if options.resume:
         options = folder.merge_recipe(options, given)
-    _check_options(options)
+    check_options(options)
     console = _console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    data = _open(options.data, options)
+    data = open_images(options)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
     fabric = make_fabric(options.part(DeviceOptions))
@@ -115,10 +115,7 @@ def train(
     console = _console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    if isinstance(data, str):
-        data = _open(data, options)
-    elif options.held_out:
-        data = hold_out(data, options.held_out)
+    data = _chosen(open_data(data, on_bad_image=options.on_bad_image) if isinstance(data, str) else data, options)
     return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console)
 
 
@@ -229,33 +226,42 @@ def _choose_memory_format(
 
 def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
     """The student, whose size is that of the batches, and the teacher where one is given."""
-    classes = len(data.classes)
     student = build_model(
         options.student,
         weights=options.student_weights,
-        num_classes=classes,
+        num_classes=len(data.classes),
         image_size=_image_size(options, data),
         stage_ends=options.student_stages,
         stem_stride=options.stem_stride,
         role="student",
     )
+    return student, build_teacher(options, data)
+
+
+def build_teacher(options: PairOptions, data: ImageData) -> StagedModel | None:
+    """The teacher, where one is given."""
     if not (options.teacher.name or options.teacher_weights not in ("none", "pretrained")):
-        return student, None
-    teacher = build_model(
+        return None
+    return build_model(
         options.teacher,
         weights=options.teacher_weights,
-        num_classes=None if options.teacher_classes else classes,
+        num_classes=None if options.teacher_classes else len(data.classes),
         image_size=height_and_width(options.teacher_image_size, "teacher_image_size"),
         stage_ends=options.teacher_stages,
         role="teacher",
         classes_file=options.teacher_classes,
         class_names=data.classes,
     )
-    return student, teacher
 
 
-def _open(name: str, options: DataOptions) -> ImageData:
-    data = open_data(name, on_bad_image=options.on_bad_image)
+def open_images(options: DataOptions) -> ImageData:
+    """The data set that a run with these options is trained and judged on."""
+    return _chosen(open_data(options.data, on_bad_image=options.on_bad_image), options)
+
+
+def _chosen(data: ImageData, options: DataOptions) -> ImageData:
+    if options.images_per_class is not None:
+        data = first_of_each_class(data, options.images_per_class)
     return hold_out(data, options.held_out) if options.held_out else data
 
 
@@ -286,7 +292,7 @@ def _already_finished(folder: RunFolder, console: Console) -> dict[str, Any]:
     return summary
 
 
-def _check_options(options: TrainingOptions) -> None:
+def check_options(options: TrainingOptions) -> None:
     """Refuse what no run can have, before anything is loaded.
 
     Raises:

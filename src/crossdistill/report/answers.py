@@ -19,8 +19,8 @@ def answer_of_study(results: Results, pair: PairResult) -> list[str]:
         return ["No run of a row is finished yet."]
     metric = results.metric_title.removesuffix(" %")
     seeds = len(best.runs)
-    spread = f"over {seeds} seeds (standard deviation {best.sd:.2f})" if best.sd is not None else "of one seed"
-    sentences = [f"{best.name} reaches the highest {metric}: {best.mean:.2f} %, mean {spread}."]
+    spread = f"the mean over {seeds} seeds (standard deviation {best.sd:.2f})" if best.sd is not None else "by one seed"
+    sentences = [f"{best.name} reaches the highest {metric}: {best.mean:.2f} %, {spread}."]
     if pair.teacher_top1 is not None:
         sentences[0] += f" The teacher has {pair.teacher_top1:.2f} % top-1."
     if best.differences:
@@ -28,6 +28,11 @@ def answer_of_study(results: Results, pair: PairResult) -> list[str]:
     elif len(pair.rows) > 1:
         sentences.append(f"No row is above {best.name}.")
     sentences.append(_cost(best, pair))
+    sentences += [
+        f"The control {row.name} reaches more, {row.mean:.2f} %{f': {row.note}' if row.note else ''}."
+        for row in pair.rows
+        if row.control and row.mean is not None and row.mean > best.mean
+    ]
     return sentences
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-WIDTH = 360
+WIDTH = 356
 HEIGHT = 230
 _TOP, _RIGHT, _BOTTOM, _LEFT = 8, 12, 38, 46
 _COLORS = 8

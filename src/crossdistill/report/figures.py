@@ -144,7 +144,7 @@ def matrix(counts: Tensor, classes: Sequence[str], title: str) -> Figure:
             said = f"{label}, answered {answer}: {int(counts[row, column]):,} ({share:.1f} %)"
             parts.append(square.format(x, y, cell - 1, cell - 1, max(share / 100, 0.03), said))
             if share >= 0.5:
-                parts.append(number.format(x + cell / 2, y + cell / 2 + 4, "on-heat" if share > 55 else "", share))
+                parts.append(number.format(x + cell / 2, y + cell / 2 + 4, "on-heat" if share > 72 else "", share))
     width, height = left + cell * len(classes) + 40, top + cell * len(classes) + 4
     caption = "A row is a class, a column an answer; shares of the class in percent."
     return Figure(title, drawing(width, height, title, parts), caption=caption, wide=True)

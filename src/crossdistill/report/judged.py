@@ -1,5 +1,6 @@
 """What the answers to the validation images say beyond their mean: confusions, calibration, images that changed."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,20 @@ def most_confused(matrix: Tensor, count: int) -> list[tuple[int, int, int]]:
     return [(place // classes, place % classes, value) for value, place in pairs if value]
 
 
-def first_of(chosen: Tensor, order: Tensor, count: int) -> list[int]:
-    """Positions of up to `count` images of (N,) `chosen`, those with the greatest (N,) `order` first."""
+def first_of_each_class(chosen: Tensor, order: Tensor, labels: Tensor, count: int) -> list[int]:
+    """Positions of up to `count` images of (N,) `chosen`: each class's first, then each class's second, and so on.
+
+    Args:
+        chosen: (N,) whether an image may be taken.
+        order: (N,) the greatest of a class is its first.
+        labels: (N,) classes.
+        count: of images.
+    """
     positions = chosen.nonzero().flatten()
-    return positions[order[positions].argsort(descending=True, stable=True)][:count].tolist()
+    positions = positions[order[positions].argsort(descending=True, stable=True)]
+    seen: Counter[int] = Counter()
+    ranks = []
+    for label in labels[positions].tolist():
+        ranks.append(seen[label])
+        seen[label] += 1
+    return positions[torch.tensor(ranks, dtype=torch.long).argsort(stable=True)][:count].tolist()

@@ -4,10 +4,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from crossdistill.report.chart import drawing, name_at
+from crossdistill.report.chart import WIDTH, drawing, name_at
 from crossdistill.report.page import Figure
 
-_WIDTH, _BOX, _GAP = 360, 148, 64
+_BOX, _GAP = 148, WIDTH - 2 * 148
 _STEP, _HEIGHT, _TOP = 58, 44, 22
 _HEAD = "head"
 # What is read of a model behind its stages, in words.
@@ -20,7 +20,7 @@ _AT_HEAD = {
 _BESIDE = {
     "attention": "attention of its last block",
     "prefix": "class and register tokens",
-    "segments": "is run stage by stage",
+    "segments": "its stages run one by one",
 }
 
 
@@ -43,11 +43,11 @@ def draw_pair(summary: dict[str, Any]) -> Figure | None:
         if line:
             height += 16
             parts.append(Markup('<text x="0" y="{}" class="tick">{}</text>').format(height - 4, line))
-    svg = drawing(_WIDTH, height + 4, "stages of the teacher and the student", parts)
+    svg = drawing(WIDTH, height + 4, "stages of the teacher and the student", parts)
     caption = "Channels @ grid, and what mixes positions. "
     if len(sides) == 2:
-        caption += "Framed: what the method reads. A line joins what it reads of both at the same depth."
-    return Figure("The pair, stage by stage", svg, caption=caption)
+        caption += "Framed: what the method reads. A line joins what it reads of both at one depth; a dotted one is depth alone."
+    return Figure("Stages, matched by depth", svg, caption=caption)
 
 
 def _level(summary: dict[str, Any], sides: list[str], depth: int, level: int) -> list[Markup]:
@@ -92,4 +92,4 @@ def _box(x: float, level: int, title: str, detail: str, further: str, read: bool
 
 def _said(role: str, reads: list[str]) -> str:
     words = [said for need, said in _BESIDE.items() if any(one.partition(".")[0] == need for one in reads)]
-    return f"Beside these, of the {role}: {', '.join(words)}." if words else ""
+    return f"Also used of the {role}: {', '.join(words)}." if words else ""

@@ -127,7 +127,8 @@ class _Judgement:
         self.baseline_name = ""
         if baseline is not None:
             self.baseline = baseline.read_predictions()
-            self.baseline_name = f"{_summary(baseline)['method']} ({baseline.path.name})"
+            other = _summary(baseline)
+            self.baseline_name = f"{other['method']} (seed {other.get('seed')})"
             if self.baseline.images != self.predictions.images:
                 raise UserError(f"--baseline {baseline.path} was judged on other images than {folder.path}")
 
@@ -138,9 +139,11 @@ class _Judgement:
             own, other = TopK(1).value(evidence)
             drawn = resampled_images(evidence, TopK(1).value)
             low, high = bootstrap_interval(drawn[:, :1] - drawn[:, 1:])
-            sentences.append(
-                f"That is {own - other:+.2f} points to {self.baseline_name}, which has {other:.2f} %. The 95 % "
-                f"interval over images, {low:+.2f} to {high:+.2f}, does not tell what other seeds would give."
+            beside = f"{abs(own - other):.2f} points {'above' if own >= other else 'below'} {self.baseline_name}"
+            sentences.insert(
+                1,
+                f"That is {beside}, which has {other:.2f} %. The 95 % interval over images, {low:+.2f} to {high:+.2f}, "
+                "does not tell what other seeds would give.",
             )
         return sentences
 
@@ -191,17 +194,17 @@ class _Judgement:
             gained = mended(before, self.student, labels, [0]) > 0
             lost = mended(self.student, before, labels, [0]) > 0
             groups = {
-                f"Mended: {self.baseline_name} is wrong": pick(gained, confidence),
-                f"Broken: {self.baseline_name} is right": pick(lost, confidence),
+                f"Mended: {self.baseline_name} is wrong": pick(gained, confidence, labels),
+                f"Broken: {self.baseline_name} is right": pick(lost, confidence, labels),
             }
         elif judged.teacher is not None:
             taught = judged.teacher == labels
             groups = {
-                "The teacher is right, the student wrong": pick(taught & ~right, confidence),
-                "The student is right, the teacher wrong": pick(right & ~taught, confidence),
+                "The teacher is right, the student wrong": pick(taught & ~right, confidence, labels),
+                "The student is right, the teacher wrong": pick(right & ~taught, confidence, labels),
             }
         else:
-            groups = {"Mistakes of which the model is surest": pick(~right, confidence)}
+            groups = {"Mistakes of which it is surest, of each class in turn": pick(~right, confidence, labels)}
 
         def answers(k: int) -> list[str]:
             said = {"student": self.student.answers[0]} | others

@@ -8,7 +8,7 @@ from torch import Tensor
 from crossdistill.errors import UserError
 from crossdistill.options import TrainingOptions
 from crossdistill.report import figures
-from crossdistill.report.judged import first_of, most_confused
+from crossdistill.report.judged import first_of_each_class, most_confused
 from crossdistill.report.page import Block, Images, Table, Text, Thumbnail
 from crossdistill.report.thumbnails import data_uri, open_judged
 
@@ -33,9 +33,9 @@ def confusions(counts: Tensor, classes: Sequence[str], title: str) -> list[Block
     return [Table(header, rows, caption=f"{title}: the most frequent mistakes.")] if rows else []
 
 
-def pick(chosen: Tensor, order: Tensor) -> list[int]:
-    """Positions of the images to show of (N,) `chosen`, those with the greatest (N,) `order` first."""
-    return first_of(chosen, order, _SHOWN_IMAGES)
+def pick(chosen: Tensor, order: Tensor, labels: Tensor) -> list[int]:
+    """Positions of the images to show of (N,) `chosen`: of each class in turn, by the greatest (N,) `order`."""
+    return first_of_each_class(chosen, order, labels, _SHOWN_IMAGES)
 
 
 def image_blocks(

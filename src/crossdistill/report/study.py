@@ -96,9 +96,9 @@ class _PairPage:
 
     def _table(self) -> list[Block]:
         header, *rows = cells(self.results, self.pair)
-        blocks: list[Block] = [Table(header, rows, marked=self.number[self.best.name], caption=LEGEND)]
+        blocks: list[Block] = [Table(header, rows, marked=self.number[self.best.name])]
         header, *rows = details(self.pair)
-        blocks.append(Table(header, rows, marked=[row.name for row in self.rows].index(self.best.name)))
+        blocks.append(Table(header, rows, marked=self.rows.index(self.best), caption=LEGEND))
         return blocks
 
     def _charts(self) -> list[Block]:
@@ -109,7 +109,7 @@ class _PairPage:
         blocks += [figure for figure in drawn if figure is not None]
         blocks.append(figures.value_by_time(self.pair.rows, metric))
         blocks += self._curves("evaluation", "epoch", "top1", "Accuracy during training", "top-1, %")
-        blocks += self._curves("train", "step", "labels", "Label term during training", "label term of the loss")
+        blocks += self._curves("train", "step", "labels", "Label term, as weighted", "label term of the loss")
         if self.pair.curves:
             blocks.append(self._budget(metric))
         return blocks
@@ -164,17 +164,19 @@ class _PairPage:
         seeds = [seed for seed in best.answers if seed in scratch.answers]
         if not seeds:
             return []
-        first = seeds[0]
-        groups, words = {}, []
-        for word, before, after in (("mended", scratch, best), ("broken", best, scratch)):
+        groups, counts = {}, []
+        for word, before, after in (("Mended", scratch, best), ("Broken", best, scratch)):
             count = mended(before, after, judged.labels, seeds)
-            groups[f"{word.capitalize()} by {self.best.name}, in the most seeds first"] = pick(
-                count > 0, count + 0.999 * torch.stack([after.confidences[seed] for seed in seeds]).mean(dim=0)
+            # The mean confidence orders those of as many seeds.
+            order = count + 0.99 * torch.stack([after.confidences[seed] for seed in seeds]).mean(dim=0)
+            groups[f"{word} by {self.best.name}, of each class those of most seeds"] = pick(
+                count > 0, order, judged.labels
             )
-            words.append(f"{word} {count.sum().item() / len(seeds):.0f}")
+            counts.append(count.sum().item() / len(seeds))
+        first = seeds[0]
         said = (
-            f"Of {len(judged.labels):,} images, {self.best.name} has {' and '.join(words)} beside scratch of the same "
-            f"seed (mean of {len(seeds)}). The answers below are those of seed {first}."
+            f"Of {len(judged.labels):,} images {self.best.name} mends {counts[0]:.0f} and breaks {counts[1]:.0f} "
+            f"beside scratch of the same seed (means of {len(seeds)}). The answers below are those of seed {first}."
         )
         run = next(run for run in self.best.runs if run.seed == first)
 

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
 
 
 def report(comparisons: "list[tuple[str, Comparison]]") -> None:
-    """Print the tables of comparisons in these folders and write their pages; exit with 3 where a run came to no end."""
+    """Print the tables of comparisons and write their pages; exit with 3 where a run came to no end."""
     from crossdistill.cli.tables import show
     from crossdistill.report import write_report
     from crossdistill.study.tables import lines_below, table
@@ -60,9 +60,8 @@ def report(comparisons: "list[tuple[str, Comparison]]") -> None:
             show(table(comparison.results, pair))
         for line in lines_below(comparison.results):
             print(line)
-        print(
-            f"more of it: {write_report(folder)}, and {folder}/results.md; each run's student, metrics and recipe: its folder in {folder}"
-        )
+        print(f"as a page: {write_report(folder)}")
+        print(f"more of it: {folder}/results.md; each run's student, metrics and recipe: its folder in {folder}")
     failed = [outcome for _, comparison in comparisons for outcome in comparison.failed]
     for outcome in failed:
         print(f"crossdistill: {outcome.run.name} failed: {outcome.error}", file=sys.stderr)

@@ -46,7 +46,10 @@ def draw_pair(summary: dict[str, Any]) -> Figure | None:
     svg = drawing(WIDTH, height + 4, "stages of the teacher and the student", parts)
     caption = "Channels @ grid, and what mixes positions. "
     if len(sides) == 2:
-        caption += "Framed: what the method reads. A line joins what it reads of both at one depth; a dotted one is depth alone."
+        caption += (
+            "Framed: what the method reads. A line joins what it reads of both at one depth; a dotted one is depth "
+            "alone."
+        )
     return Figure("Stages, matched by depth", svg, caption=caption)
 
 

@@ -6,10 +6,9 @@ from crossdistill.analysis.inspection import duration, short_count
 from crossdistill.study.results import Difference, PairResult, Results, RowResult
 
 
-def leader(pair: PairResult) -> RowResult | None:
-    """The row with the highest mean; controls and other budgets do not stand for election."""
-    rows = [row for row in pair.rows if row.mean is not None and not row.control and row.budget == 1]
-    return max(rows, key=lambda row: row.mean or 0.0, default=None)
+def leader(pair: PairResult, *, but: str = "") -> RowResult | None:
+    """The row with the highest mean, but for one; controls and other budgets do not stand for election."""
+    return max((row for row in _candidates(pair) if row.name != but), key=lambda row: row.mean or 0.0, default=None)
 
 
 def answer_of_study(results: Results, pair: PairResult) -> list[str]:
@@ -38,10 +37,14 @@ def answer_of_study(results: Results, pair: PairResult) -> list[str]:
 
 def note_on_leaders(pair: PairResult) -> str:
     """What must be thought of when the highest of several means is looked at; "" for a single row."""
-    count = sum(row.mean is not None and not row.control and row.budget == 1 for row in pair.rows)
+    count = len(_candidates(pair))
     if count < 3:
         return ""
     return f"The highest of {count} means is flattered by chance; seeds that were not looked at yet would tell."
+
+
+def _candidates(pair: PairResult) -> list[RowResult]:
+    return [row for row in pair.rows if row.mean is not None and not row.control and row.budget == 1]
 
 
 def _compared(name: str, found: Difference) -> str:

@@ -39,7 +39,10 @@ class Axis:
         """An axis that holds these values with a little room."""
         every = [*values, *([] if include is None else [include])]
         low, high = min(every), max(every)
-        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        if low == high:
+            room = 0.05 * abs(high) or 1.0
+            return cls(label, low - room, high + room)
+        room = 0.06 * (high - low)
         return cls(label, low if low == include else low - room, high if high == include else high + room)
 
     def ticks(self, count: int = 5) -> list[float]:

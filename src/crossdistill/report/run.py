@@ -19,7 +19,10 @@ from crossdistill.training.run_folder import Predictions, RunFolder, load_recipe
 
 _STUDENT, _TEACHER, _BASELINE = 1, 0, 2
 # What no page of a run can be written without.
-_NEEDED = ("method", "student", "teacher", "data", "top1", "teacher_top1", "student_params", "validation_images")
+_NEEDED = (
+    *("method", "student", "teacher", "data", "device", "epochs", "top1", "teacher_top1"),
+    *("student_params", "validation_images", "seconds", "peak_memory_bytes"),
+)
 _FACTS = (
     ("top1", "top-1, %", "{:.2f}"),
     ("best_top1", "best top-1 of all evaluations, %", "{:.2f}"),

@@ -63,6 +63,8 @@ class _PairPage:
         self.rows = [row for row in pair.rows if row.runs]
         self.number = {row.name: k for k, row in enumerate(pair.rows)}
         self.best = leader(pair) or self.rows[0]
+        # What is looked at more closely: the best of the methods, where training alone is better still.
+        self.shown = leader(pair, but=_SCRATCH) or self.best
         self.answers: dict[str, Answers] = {}
         self.metrics: dict[str, list[Lines]] = {}
         self.judged: Judged | None = None
@@ -90,8 +92,8 @@ class _PairPage:
         ]
 
     def _pair(self) -> list[Block]:
-        drawn = draw_pair(self.best.runs[0].summary)
-        said: list[Block] = [Text(f"{title(self.pair)}. Drawn for {self.best.name}.")]
+        drawn = draw_pair(self.shown.runs[0].summary)
+        said: list[Block] = [Text(f"{title(self.pair)}. Drawn for {self.shown.name}.")]
         return [*said, drawn or Text("The runs did not record the stages of the models.")]
 
     def _table(self) -> list[Block]:
@@ -136,12 +138,14 @@ class _PairPage:
             row.name: (self.number[row.name], self.answers[row.name].reliability(judged.labels)) for row in self.rows
         }
         blocks: list[Block] = [figures.calibration(bins, {row.name: row.calibration_error for row in self.rows})]
-        if self.best.class_changes:
-            blocks.append(figures.class_changes(self.best.class_changes, f"{self.best.name} beside scratch, by class"))
-        counts = self.answers[self.best.name].confusion
+        if self.shown.class_changes:
+            blocks.append(
+                figures.class_changes(self.shown.class_changes, f"{self.shown.name} beside scratch, by class")
+            )
+        counts = self.answers[self.shown.name].confusion
         if counts is not None:
-            blocks += confusions(counts, judged.classes, f"Confusions of {self.best.name}, all seeds")
-        others = [self._further(row) for row in self.rows if row is not self.best]
+            blocks += confusions(counts, judged.classes, f"Confusions of {self.shown.name}, all seeds")
+        others = [self._further(row) for row in self.rows if row is not self.shown]
         return blocks + [one for one in others if one is not None]
 
     def _further(self, row: RowResult) -> Folded | None:
@@ -157,7 +161,7 @@ class _PairPage:
     def _images(self) -> list[Block]:
         """Images that the leading row answers otherwise than scratch of the same seed."""
         assert self.judged is not None
-        judged, best = self.judged, self.answers[self.best.name]
+        judged, best = self.judged, self.answers[self.shown.name]
         scratch = self.answers.get(_SCRATCH)
         if scratch is None or scratch is best:
             return [Text("Images that a method mends or breaks are shown beside scratch, and there is no such row.")]
@@ -169,21 +173,21 @@ class _PairPage:
             count = mended(before, after, judged.labels, seeds)
             # The mean confidence orders those of as many seeds.
             order = count + 0.99 * torch.stack([after.confidences[seed] for seed in seeds]).mean(dim=0)
-            groups[f"{word} by {self.best.name}, of each class those of most seeds"] = pick(
+            groups[f"{word} by {self.shown.name}, of each class those of most seeds"] = pick(
                 count > 0, order, judged.labels
             )
             counts.append(count.sum().item() / len(seeds))
         first = seeds[0]
         said = (
-            f"Of {len(judged.labels):,} images {self.best.name} mends {counts[0]:.0f} and breaks {counts[1]:.0f} "
+            f"Of {len(judged.labels):,} images {self.shown.name} mends {counts[0]:.0f} and breaks {counts[1]:.0f} "
             f"beside scratch of the same seed (means of {len(seeds)}). The answers below are those of seed {first}."
         )
-        run = next(run for run in self.best.runs if run.seed == first)
+        run = next(run for run in self.shown.runs if run.seed == first)
 
         def answers(k: int) -> list[str]:
             lines = [
                 f"scratch: {judged.classes[scratch.answers[first][k]]}",
-                f"{self.best.name}: {judged.classes[best.answers[first][k]]}",
+                f"{self.shown.name}: {judged.classes[best.answers[first][k]]}",
             ]
             return lines + judged.teacher_line(k)
 

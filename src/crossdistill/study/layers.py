@@ -47,7 +47,7 @@ def flatten(values: Any, where: str) -> Layer:
         else:
             _check_name(str(key), where)
             layer[str(key)] = value
-    return {name: value for name, value in layer.items() if value is not None}
+    return {name: plain(value) for name, value in layer.items() if value is not None}
 
 
 def merge(*layers: Layer) -> Layer:

@@ -28,10 +28,11 @@ from crossdistill.options import (
     height_and_width,
 )
 from crossdistill.staged import StagedModel
+from crossdistill.training.caching import check_cache_options, fill, open_cache
 from crossdistill.training.devices import make_fabric, over_processes
 from crossdistill.training.log import RunLog
 from crossdistill.training.optimization import check_optimizer
-from crossdistill.training.preflight import ask_teacher, check_teacher
+from crossdistill.training.preflight import ask_about_validation
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import seed_everything
 from crossdistill.training.summary import print_summary, summarise
@@ -65,11 +66,11 @@ def distill(
     folder = _folder(options)
     if options.resume:
         options = folder.merge_recipe(options, given)
-    _check_options(options)
-    console = _console(console)
+    check_options(options)
+    console = run_console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    data = _open(options.data, options)
+    data = open_run_data(options.data, options)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
     fabric = make_fabric(options.part(DeviceOptions))
@@ -110,11 +111,11 @@ def train(
         options = folder.merge_recipe(options)
     check_ranges(options)
     check_optimizer(options.optimizer)
-    console = _console(console)
+    console = run_console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
     if isinstance(data, str):
-        data = _open(data, options)
+        data = open_run_data(data, options)
     elif options.held_out:
         data = hold_out(data, options.held_out)
     return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console)
@@ -132,43 +133,42 @@ def _train(
     )
     _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
-    train_loader, validation = _loaders(options, data, student, fabric)
+    train_loader, validation = make_loaders(options, data, student, fabric)
+    mixer = make_mixer(options, data)
+    cache = open_cache(options, [distiller], data, train_loader, mixer, fabric)
     distiller.to(fabric.device)
     if devices.sync_batch_norm and fabric.world_size > 1:
         _synchronise_batch_norms(distiller, fabric.device)
     teacher_logits, teacher_top1 = None, None
     if teacher is not None:
-        if options.resume:
-            teacher_logits = ask_teacher(teacher, validation)
-        else:
-            report = check_teacher(
-                teacher,
-                student,
-                data,
-                validation,
-                images=options.preflight_images,
-                allow_weak=options.allow_weak_teacher,
-                reads_logits="logits" in distiller.needs.teacher,
-            )
-            for warning in report.warnings:
-                console.print(f"warning: {warning}", soft_wrap=True)
-            teacher_logits = report.logits
+        teacher_logits = ask_about_validation(
+            fabric,
+            [distiller],
+            data,
+            validation,
+            options.part(PairOptions),
+            console,
+            known=cache.validation_logits() if cache is not None else None,
+            judge=not options.resume,
+        )
     if teacher_logits is not None:
-        teacher_logits = over_processes(fabric, teacher_logits, "sum")
         answers = teacher_logits.argmax(dim=1)
         teacher_top1 = 100 * (answers.cpu() == data.validation.labels).float().mean().item()
+    if cache is not None and options.teacher_cache_fill:
+        fill(cache, options, fabric, console, teacher_logits)
 
     trainer = Trainer(
         fabric,
         distiller,
         train_loader,
         validation,
-        _mixer(options, data),
+        mixer,
         folder,
         optimization=optimization,
         devices=devices,
         reporting=reporting,
         teacher_answers=answers if teacher_logits is not None else None,
+        cached_outputs=cache.answers() if cache is not None else None,
     )
     seed_everything(options.seed + fabric.global_rank)
     resumed = options.resume and trainer.resume()
@@ -232,7 +232,8 @@ def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, St
     return student, teacher
 
 
-def _open(name: str, options: DataOptions) -> ImageData:
+def open_run_data(name: str, options: DataOptions) -> ImageData:
+    """The data of a run, with its held-out images where it has some."""
     data = open_data(name, on_bad_image=options.on_bad_image)
     return hold_out(data, options.held_out) if options.held_out else data
 
@@ -241,7 +242,7 @@ def _first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
 
 
-def _console(console: Console | None) -> Console:
+def run_console(console: Console | None) -> Console:
     """Where this process reports: the others than the first are silent, their cautions too."""
     if _first_process():
         return console or Console()
@@ -264,7 +265,7 @@ def _already_finished(folder: RunFolder, console: Console) -> dict[str, Any]:
     return summary
 
 
-def _check_options(options: TrainingOptions) -> None:
+def check_options(options: TrainingOptions) -> None:
     """Refuse what no run can have, before anything is loaded.
 
     Raises:
@@ -277,6 +278,7 @@ def _check_options(options: TrainingOptions) -> None:
     if not (options.student.name or options.student_weights not in ("none", "pretrained")):
         raise UserError("--student is missing: name the model to train (see: crossdistill models)")
     check_ranges(options)
+    check_cache_options(options)
     check_optimizer(options.optimizer)
     parse_hyperparameters(options.method)
 
@@ -321,13 +323,15 @@ def _data_seed(options: TrainingOptions) -> int:
     return options.seed if options.data_seed is None else options.data_seed
 
 
-def _mixer(options: TrainingOptions, data: ImageData) -> Mixer:
+def make_mixer(options: TrainingOptions, data: ImageData) -> Mixer:
+    """Label smoothing and mixing of a run."""
     return Mixer(len(data.classes), options.label_smoothing, options.mixup, options.cutmix, _data_seed(options))
 
 
-def _loaders(
+def make_loaders(
     options: TrainingOptions, data: ImageData, student: StagedModel, fabric: Fabric
 ) -> tuple[TrainLoader, EvalLoader]:
+    """Training and validation batches of this process, at the student's size."""
     train = TrainLoader(
         data.train,
         image_size=student.image_size,

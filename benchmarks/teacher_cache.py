@@ -1,6 +1,7 @@
-"""What a training step costs where the teacher's answers come from a cache: KD so, KD with its teacher, and none.
+"""What a training step costs where the teacher's answers come from a cache, where it runs, and without one.
 
     python benchmarks/teacher_cache.py
+    python benchmarks/teacher_cache.py --method pat
     python benchmarks/teacher_cache.py --student resnet10t --teacher vit_tiny_patch16_224 --classes 1000 --rounds 7
 
 All three are `crossdistill.training.trainer.Trainer` on the same images. They take turns, so that whatever else the
@@ -21,10 +22,17 @@ from side_by_side import take_turns
 
 from crossdistill.data import Batch, EvalLoader, ImageData, Mixer, TensorSource, TrainLoader
 from crossdistill.distiller import Distiller
-from crossdistill.methods.kd import KD
+from crossdistill.methods import build_distiller
 from crossdistill.methods.scratch import Scratch
 from crossdistill.models import build_model
-from crossdistill.options import DeviceOptions, ModelOptions, OptimizationOptions, ReportingOptions, TrainingOptions
+from crossdistill.options import (
+    DeviceOptions,
+    MethodOptions,
+    ModelOptions,
+    OptimizationOptions,
+    ReportingOptions,
+    TrainingOptions,
+)
 from crossdistill.staged import StagedModel
 from crossdistill.training.caching import fill, open_cache
 from crossdistill.training.devices import make_fabric
@@ -36,6 +44,7 @@ STEPS = 8  # of one turn
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="kd")
     parser.add_argument("--student", default="test_resnet")
     parser.add_argument("--teacher", default="test_vit")
     parser.add_argument("--image_size", type=int, default=160, help="side in pixels (test_vit takes 160)")
@@ -44,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
     arguments = parser.parse_args()
 
-    print(f"{arguments.student} <- {arguments.teacher}, {arguments.image_size} px, {arguments.classes} classes, batch "
+    print(f"{arguments.method}: {arguments.student} <- {arguments.teacher}, {arguments.image_size} px, {arguments.classes} classes, batch "
           f"{arguments.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         options = TrainingOptions(
@@ -58,11 +67,11 @@ def main() -> None:
         fabric = make_fabric(options.part(DeviceOptions))
         loops = {
             "scratch": _loop(fabric, Scratch(_model(arguments, "student")), data, options),
-            "kd": _loop(fabric, _kd(arguments), data, options),
-            "kd, cached": _loop(fabric, _kd(arguments), data, options, cached=True),
+            "with teacher": _loop(fabric, _distiller(arguments), data, options),
+            "cached": _loop(fabric, _distiller(arguments), data, options, cached=True),
         }
         started = time.perf_counter()
-        loops["kd, cached"]()
+        loops["cached"]()
         print(f"the first {STEPS} steps with the cache, checksums included: {time.perf_counter() - started:.2f} s")
         seconds = take_turns(loops, arguments.rounds - 1)
     for name, turn in seconds.items():
@@ -75,8 +84,9 @@ def _model(arguments: argparse.Namespace, role: str) -> StagedModel:
     return build_model(ModelOptions(getattr(arguments, role)), num_classes=arguments.classes, image_size=size)
 
 
-def _kd(arguments: argparse.Namespace) -> KD:
-    return KD(_model(arguments, "student"), _model(arguments, "teacher"))
+def _distiller(arguments: argparse.Namespace) -> Distiller:
+    models = (_model(arguments, role) for role in ("student", "teacher"))
+    return build_distiller(MethodOptions(arguments.method), *models, train_size=STEPS * arguments.batch_size)
 
 
 def _loop(

@@ -75,7 +75,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mixed": {"mixup": 0.2, "cutmix": 1.0, "accumulate": 2, "random_erasing": 0.5, "repeated_augmentation": 2},
     "workers and bfloat16": {"rand_augment": "rand-m9-mstd0.5-inc1", "workers": 1, "precision": "bf16-mixed"},
-    "channels last": {"channels_last": True, "method": MethodOptions("pat", {"width": 32})},
+    "channels last": {"channels_last": "true", "method": MethodOptions("pat", {"width": 32})},
 }
 
 
@@ -142,6 +142,7 @@ def test_a_cached_run_that_was_killed_goes_on_exactly(
         ({"method": MethodOptions("fbt")}, "has no pooled, which FBT reads"),
         ({"method": MethodOptions("cakd")}, "CAKD cannot be served by one, it reads queries, keys and values"),
         ({"teacher_cache": "nowhere"}, "there is no teacher cache in nowhere: fill it with `crossdistill cache`"),
+        ({"channels_last": "auto"}, "a teacher cache is of one memory order: give true or false"),
         ({"teacher_cache": "", "teacher_cache_fill": True}, "name the folder with --teacher_cache"),
         ({"teacher": ModelOptions(), "method": MethodOptions("scratch")}, "is of a teacher, and there is none"),
     ],

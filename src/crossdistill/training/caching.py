@@ -79,7 +79,7 @@ def fill(
         validation_logits: (N, K) float32, what the teacher says of all validation images, if it has a head.
     """
     cache.teacher.to(fabric.device)
-    if options.channels_last:
+    if options.channels_last == "true":
         cache.teacher.to(memory_format=torch.channels_last)
     cache.fill(console, validation_logits=validation_logits, autocast=fabric.autocast, rank=fabric.global_rank)
     fabric.barrier()
@@ -95,6 +95,11 @@ def check_cache_options(options: TrainingOptions) -> None:
         if options.teacher_cache_fill:
             raise UserError("--teacher_cache_fill true: name the folder with --teacher_cache")
         return
+    if options.channels_last == "auto":
+        raise UserError(
+            "--channels_last auto takes what it finds faster in each run, and a teacher cache is of one memory order: "
+            "give true or false"
+        )
     if options.teacher_cache_mode == "static" and (options.mixup or options.cutmix):
         raise UserError(
             "--teacher_cache_mode static holds what the teacher says of single images, and --mixup and --cutmix show "
@@ -107,7 +112,7 @@ def _stream(
 ) -> Replay | Static:
     if options.teacher_cache_mode == "replay":
         steps = total_steps(options.part(OptimizationOptions), train.steps_per_epoch)
-        return Replay(train, mixer, steps, channels_last=options.channels_last)
+        return Replay(train, mixer, steps, channels_last=options.channels_last == "true")
     return Static(
         data.train,
         image_size=train.image_size,

@@ -9,8 +9,9 @@ from crossdistill.methods import build_distiller
 from crossdistill.options import DeviceOptions, MethodOptions, PairOptions, TrainingOptions
 from crossdistill.training.caching import fill, open_cache
 from crossdistill.training.devices import make_fabric
+from crossdistill.training.ingredients import build_models, make_loaders, make_mixer, open_run_data
 from crossdistill.training.preflight import ask_about_validation
-from crossdistill.training.run import build_models, check_options, make_loaders, make_mixer, open_run_data, run_console
+from crossdistill.training.run import check_options, run_console
 from crossdistill.training.state import seed_everything
 
 

@@ -53,8 +53,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
     arguments = parser.parse_args()
 
-    print(f"{arguments.method}: {arguments.student} <- {arguments.teacher}, {arguments.image_size} px, {arguments.classes} classes, batch "
-          f"{arguments.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
+    print(f"{arguments.method}: {arguments.student} <- {arguments.teacher}, {arguments.image_size} px, "
+          f"{arguments.classes} classes, batch {arguments.batch_size}, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         options = TrainingOptions(
             output=f"{folder}/run",

@@ -12,6 +12,7 @@ from crossdistill.data import Batch, Mixer, TensorSource, TrainLoader
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.options import DataOptions
+from crossdistill.staged import Outputs
 from crossdistill.testing.tiny_models import CLASSES, SIDE
 
 NEVER_SERVED = {"attention", "views"}
@@ -68,3 +69,16 @@ def test_cached_steps_equal_steps_with_the_teacher(name: str, mixed: bool, tmp_p
     actual = trained(cached, replay, cache)
     assert len(actual) == len(expected)
     assert all(torch.equal(one, two) for one, two in zip(actual, expected, strict=True))
+
+
+def test_a_compiled_step_takes_cached_outputs_and_is_compiled_once() -> None:
+    made = contract("kd")()
+    eager, other = made.build("vit->cnn"), made.build("vit->cnn")
+    torch._dynamo.reset()
+    compiled = torch.compile(other, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for step in range(3):
+            images, labels = torch.rand(4, 3, SIDE, SIDE), torch.arange(4) % CLASSES
+            known = Outputs(logits=torch.randn(4, CLASSES))
+            expected, actual = (method(images, labels, teacher_outputs=known) for method in (eager, compiled))
+            torch.testing.assert_close(actual, expected, msg=f"step {step}")

@@ -51,8 +51,8 @@ class CacheFolder:
             there, here = (self.key or {}).get(name), wanted.get(name)
             if self.key is not None and there != here:
                 raise UserError(
-                    f"the teacher cache {self.path} has another {name}: it was filled with {_told(there)}, this run "
-                    f"has {_told(here)}: choose another folder, or run with what it was filled with"
+                    f"the teacher cache {self.path} does not fit this run: {name}: {_told(there)} in the cache, "
+                    f"{_told(here)} in this run; choose another folder, or run with what it was filled with"
                 )
 
     def covers(self, file: str, images: int) -> bool:

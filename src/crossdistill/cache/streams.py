@@ -105,10 +105,7 @@ class Replay:
         for epoch_start in range(0, self.total_steps, self.train.steps_per_epoch):
             end = min(epoch_start + self.train.steps_per_epoch, self.total_steps)
             places += [(start, min(self._steps, end - start)) for start in range(epoch_start, end, self._steps)]
-        return [
-            [self._place(start, steps, rank) for rank in range(self.train.world_size)]  # each fills its own
-            for start, steps in places
-        ]
+        return [[self._place(start, steps, rank) for rank in range(self.train.world_size)] for start, steps in places]
 
     def batches(self, place: Place) -> Generator[Batch]:
         epoch, first = divmod(place.start, self.train.steps_per_epoch)

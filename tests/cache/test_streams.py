@@ -1,5 +1,7 @@
 """Which images lie where in a cache."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -90,3 +92,9 @@ def test_single_images_are_dealt_out_to_processes(world_size: int) -> None:
     assert stream.place_of(21) == there[1]
     seen = torch.cat([batch.indices for place in there for batch in stream.batches(place)])
     assert torch.equal(seen, torch.arange(COUNT))
+
+
+def test_every_option_that_changes_pixels_is_in_the_key() -> None:
+    key = replay(3).key()
+    unnamed = {field.name for field in dataclasses.fields(DataOptions)} - {name.removeprefix("--") for name in key}
+    assert unnamed == {"data", "held_out", "on_bad_image", "cache_images", "workers", "label_smoothing"}

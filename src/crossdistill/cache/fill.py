@@ -42,6 +42,30 @@ class _Round:
         return sum(place.images for place in self.places if place is not None)
 
 
+class _Progress:
+    """A line now and then on how far it is.
+
+    Args:
+        console: where it is printed.
+        images: that this process has to show the teacher.
+    """
+
+    def __init__(self, console: Console, images: int) -> None:
+        self._console = console
+        self._images = images
+        self._shown = 0
+        self._started = self._reported = time.monotonic()
+
+    def add(self, images: int) -> None:
+        self._shown += images
+        now = time.monotonic()
+        if now - self._reported > _REPORT_EVERY:
+            self._reported = now
+            left = timedelta(seconds=round((now - self._started) * (self._images / self._shown - 1)))
+            share = 100 * self._shown / self._images
+            self._console.print(f"teacher cache: {share:.0f} % filled, {left} left", soft_wrap=True)
+
+
 class Filler:
     """Fills what is missing of some columns of a cache.
 
@@ -90,14 +114,11 @@ class Filler:
             console.print(f"the teacher cache {self.folder.path} is complete", soft_wrap=True)
             return
         self._announce(work, console)
-        started = reported = time.monotonic()
-        for number, part in enumerate(work, start=1):
-            entries = self._write_round(part.places[self.rank], part.names)
+        own = [part.places[self.rank] for part in work]
+        progress = _Progress(console, sum(place.images for place in own if place is not None))
+        for part in work:
+            entries = self._write_round(part.places[self.rank], part.names, progress)
             self.folder.add(entries, self.key, write=self.rank == 0)
-            if time.monotonic() - reported > _REPORT_EVERY:
-                reported = time.monotonic()
-                left = timedelta(seconds=round((reported - started) * (len(work) - number) / number))
-                console.print(f"teacher cache: {number} of {len(work)} shards, {left} left", soft_wrap=True)
 
     def _missing(self) -> list[_Round]:
         """The rounds in which a process lacks something."""
@@ -168,13 +189,13 @@ class Filler:
             outputs = self.teacher(batch.images)
         return self.form.encode(outputs, self.columns) | {SEEN: image_means(batch.images)}
 
-    def _write_round(self, place: Place | None, names: list[str]) -> dict[str, Entry]:
+    def _write_round(self, place: Place | None, names: list[str], progress: _Progress) -> dict[str, Entry]:
         """Write this process's shards of a round; the entries of all processes."""
         entries: dict[str, Entry] = {}
         error: UserError | None = None
         try:
             if place is not None:
-                entries = self._write(place, names)
+                entries = self._write(place, names, progress)
         except UserError as caught:
             error = caught
         # One process that fails alone would leave the others waiting for it.
@@ -187,7 +208,7 @@ class Filler:
             entries = entries | others
         return entries
 
-    def _write(self, place: Place, names: list[str]) -> dict[str, Entry]:
+    def _write(self, place: Place, names: list[str], progress: _Progress) -> dict[str, Entry]:
         files = {name: shard_file(name, place.name) for name in names}
         with ExitStack() as stack:
             writers = {
@@ -197,6 +218,7 @@ class Filler:
             for encoded in stack.enter_context(closing(self._encoded(place))):
                 for name, writer in writers.items():
                     writer.append(encoded[name])
+                progress.add(len(encoded[SEEN]))
             return {files[name]: writer.entry() for name, writer in writers.items()}
 
 

@@ -15,16 +15,12 @@ from crossdistill.data import Batch, EvalLoader, ImageSource, Mixer, TrainLoader
 SEEN = "seen"
 # Of one shard, over all processes: what a fill that is killed computes again at most.
 SHARD_IMAGES = 65_536
-# What decides which pixels a training batch has, beside its seed and size.
-_AUGMENTATION = (
-    "crop",
-    "crop_scale",
-    "flip",
-    "color_jitter",
-    "rand_augment",
-    "random_erasing",
-    "repeated_augmentation",
-)
+# Options of the data that do not decide which pixels a training batch has, or that stand in the key by themselves. What
+# is not named here counts.
+_OTHER_OPTIONS = {
+    *("data", "held_out", "data_seed", "on_bad_image", "cache_images", "workers"),
+    *("label_smoothing", "mixup", "cutmix"),
+}
 _EVALUATION_BATCH = 256
 
 
@@ -89,12 +85,13 @@ class Replay:
 
     def key(self) -> dict[str, Any]:
         options = asdict(self.train.options)
+        augmentation = {f"--{name}": value for name, value in options.items() if name not in _OTHER_OPTIONS}
         return {
             "--data_seed": self.train.data_seed,
             "--batch_size": self.train.batch_size,
             "--accumulate": self.train.accumulate,
             "number of processes": self.train.world_size,
-            **{f"--{name}": options[name] for name in _AUGMENTATION},
+            **augmentation,
             "images kept in memory": self.train.pixels is not None,
             "--mixup": self.mixer.mixup,
             "--cutmix": self.mixer.cutmix,

@@ -15,7 +15,7 @@ FLOORS = (
     {"models", "data"},
     {"distiller", "modules"},
     {"methods"},
-    {"functional", "evaluation"},
+    {"functional", "evaluation", "cache"},
     {"analysis", "training"},
     {"study"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.

@@ -17,7 +17,8 @@ class Needs:
     """What a method reads, as data: constructors, `inspect`, `methods` and the checks before training go by it.
 
     The words are the names of the fields of `Outputs`; "features.3" and "prefix.3" are those of one stage, counted from
-    1. Beside them, "attention" is taken by an `AttentionTap`, and "segments" says that the model runs stage by stage.
+    1. Beside them, "attention" is taken by an `AttentionTap`, "segments" says that the model runs stage by stage, and
+    "views", of the teacher, that it is shown something else than the images of the batch.
 
     Args:
         teacher: what is read of the teacher; a method that reads nothing of it is trained without one.

@@ -1,7 +1,7 @@
 """`crossdistill distill`: the main job."""
 
 import argparse
-import dataclasses
+from collections.abc import Collection
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -61,9 +61,8 @@ def check_models(options: TrainingOptions) -> None:
             check_model_name(model.name)
 
 
-def hide_teacher_options(parser: ArgumentParser) -> None:
-    """Leave the options that only a run with a teacher has out of `--help`."""
-    names = {field.name for field in dataclasses.fields(TrainingOptions) if field.metadata.get("teacher_only")}
+def hide_options(parser: ArgumentParser, names: Collection[str]) -> None:
+    """Leave options out of `--help` that say nothing to a verb; recipes that have them are taken all the same."""
     for option, action in parser._option_string_actions.items():
         if option.removeprefix("--").partition(".")[0] in names:
             action.help = argparse.SUPPRESS

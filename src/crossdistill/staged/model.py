@@ -60,6 +60,7 @@ class StagedModel(nn.Module):
         model: the module itself, untouched.
         num_classes: K; 0 for a model without a head.
         pooled_size: D of `Outputs.pooled`.
+        final_channels: D of `Outputs.final`.
         heads: names of the heads: ("class",) or ("class", "distillation"); () without one.
         stages: the stages, first to last.
         card: what a weights file will say of the model.
@@ -131,6 +132,11 @@ class StagedModel(nn.Module):
         return self._plan.pooled_size
 
     @property
+    def final_channels(self) -> int:
+        """D of `Outputs.final`."""
+        return self._plan.final.channels
+
+    @property
     def pools_mean(self) -> bool:
         """Whether the head reads the mean of `Outputs.final` over positions: no class token, no maximum."""
         return self._plan.pools_mean
@@ -166,7 +172,7 @@ class StagedModel(nn.Module):
             raise UserError(
                 f"{what} learns from the last attention block of a Transformer, and the last stage of {self.name} has "
                 f"no attention ({', '.join(self.stages[-1].mixing) or 'nothing'} mixes its positions): choose a "
-                "Transformer as the teacher, or a method for any pair (fbt, pat, ofa, kd)"
+                "Transformer in its place, or a method for any pair (fbt, pat, ofa, kd)"
             )
 
     def label_terms(self, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:
@@ -381,11 +387,14 @@ class StagedModel(nn.Module):
     def _arguments(self) -> dict[str, Further]:
         """What units are given beside the tensor, as the model's own last forward gave it: the same for every image."""
         if self._plan.further - self._further.keys():
-            parameter = next(self.parameters())
-            grey = torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
             with torch.no_grad(), eval_mode(self.model):
-                self.model(grey)
+                self.model(self.grey_image())
         return self._further
+
+    def grey_image(self) -> Tensor:
+        """An image, (1, 3, *image_size), for those who need the sizes of the outputs and not their values."""
+        parameter = next(self.parameters())
+        return torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
 
     def _outputs(self, answer: Tensor, record: dict[Any, Tensor], ended: list[tuple[Tensor, Tensor | None]]) -> Outputs:
         final = to_map(record["final"], self._plan.final)[0]

@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from crossdistill.cache import Answers
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
@@ -20,7 +21,7 @@ from crossdistill.staged import StagedModel
 from crossdistill.training.checkpoint import CheckpointWriter, latest_checkpoint, read_checkpoint
 from crossdistill.training.devices import any_process, peak_memory
 from crossdistill.training.log import RunLog
-from crossdistill.training.optimization import Schedule, make_optimizer
+from crossdistill.training.optimization import Schedule, make_optimizer, total_steps
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import TrainState
 from crossdistill.training.terms import first_not_finite, gradient_norms
@@ -40,6 +41,7 @@ class Trainer:
         devices: in what memory order, compiled or not.
         reporting: when to log, to evaluate and to write a checkpoint.
         teacher_answers: (N,) the teacher's class of each validation image, or None.
+        cached_outputs: the teacher's outputs for each micro-batch, where they are known; else the teacher runs.
 
     Attributes:
         state: what a checkpoint holds.
@@ -60,6 +62,7 @@ class Trainer:
         devices: DeviceOptions,
         reporting: ReportingOptions,
         teacher_answers: Tensor | None = None,
+        cached_outputs: Answers | None = None,
     ) -> None:
         self.fabric = fabric
         self.optimization = optimization
@@ -71,23 +74,23 @@ class Trainer:
         self.mixer = mixer
         self.folder = folder
         self.teacher_answers = teacher_answers
+        self.cached_outputs = cached_outputs
         self.log: RunLog | None = None
 
         self.logits: Tensor | None = None
 
-        steps = optimization.epochs * train.steps_per_epoch
-        self.total_steps = min(steps, optimization.max_steps) if optimization.max_steps else steps
+        self.total_steps = total_steps(optimization, train.steps_per_epoch)
         self._interrupted = False
 
-        if devices.channels_last:
+        self.channels_last = devices.channels_last == "true"
+        if self.channels_last:
             distiller.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(distiller, optimization)
         self.schedule = Schedule(optimizer, optimization, self.total_steps, train.steps_per_epoch)
-        self.ema = ModelEmaV3(distiller.student, decay=optimization.ema_decay) if optimization.ema_decay else None
-        if self.ema is not None:
-            self.ema.to(fabric.device)
         runs: nn.Module = torch.compile(distiller) if devices.compile else distiller  # type: ignore[assignment]
         self.wrapped, self.wrapped_optimizer = fabric.setup(runs, optimizer)
+        # Behind the set-up, which gives every process the weights of the first one.
+        self.ema = ModelEmaV3(distiller.student, decay=optimization.ema_decay) if optimization.ema_decay else None
         critic_optimizer = None
         if distiller.critic is not None:
             critic_optimizer = distiller.critic_optimizer()
@@ -186,10 +189,13 @@ class Trainer:
         for i in range(accumulate):
             batch = next(batches)
             images, labels = self.mixer(batch.images, batch.labels, step=self.state.step)
-            if self.devices.channels_last:
+            if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
+            known = None
+            if self.cached_outputs is not None:
+                known = self.cached_outputs.at(self.state.step, i, Batch(images, labels, batch.indices))
             with self.fabric.no_backward_sync(self.wrapped, enabled=i < accumulate - 1):
-                terms = self.wrapped(images, labels, indices=batch.indices)
+                terms = self.wrapped(images, labels, indices=batch.indices, teacher_outputs=known)
                 if i == 0 and self._wants_norms():
                     norms = gradient_norms(terms, self.distiller.student)
                 self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulate)

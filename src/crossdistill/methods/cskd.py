@@ -26,7 +26,7 @@ for P_G; here P_G is the teacher's own answer, the same wherever the head is lin
 
 import warnings
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.kd import kd_loss
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
 Kind = Literal["hard", "soft"]
@@ -156,6 +157,14 @@ class CSKD(Distiller):
     """
 
     needs = Needs(teacher={"logits", "final"}, student={"head_logits", "final"})
+    # label_weight stays: the two others are measured against it. The temperature is read by the soft kinds alone.
+    ranges: ClassVar = {
+        "kind": Choice(("hard", "soft")),
+        "logit_kind": Choice(("hard", "soft")),
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.05, 5, log=True),
+        "spatial_weight": Range(0.1, 10, log=True),
+    }
 
     def __init__(
         self,

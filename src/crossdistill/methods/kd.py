@@ -5,12 +5,15 @@ matches the teacher's class probabilities, both softened by a temperature T; the
 independent of T. The paper states no weights; the defaults here are this project's.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -39,6 +42,8 @@ class KD(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits"})
+    # With teacher_weight at 0.9 the labels weigh from a ninetieth of the teacher to ten times as much.
+    ranges: ClassVar = {"temperature": Range(1, 8, log=True), "label_weight": Range(0.01, 9, log=True)}
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ another kind.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,7 @@ from crossdistill.methods.pat.projectors import TokensToMap, TokensToTokens
 from crossdistill.methods.pat.prompt import FeedbackMemory, PromptBlock
 from crossdistill.methods.pat.standardizer import Standardizer
 from crossdistill.modules.initialization import initialise
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 from crossdistill.staged.modes import eval_mode
 
@@ -104,6 +105,13 @@ class PAT(Distiller):
     """
 
     needs = Needs(teacher={"logits", "features", "prefix"}, student={"logits", "features", "prefix"})
+    # The regularisation from the paper's 1, with which the prompted teacher may lose its task.
+    ranges: ClassVar = {
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.1, 10, log=True),
+        "feature_weight": Range(0.1, 10, log=True),
+        "regularization_weight": Range(1, 100, log=True),
+    }
 
     def __init__(
         self,

@@ -20,6 +20,11 @@ class Range(NamedTuple):
         """Whether a value is in it."""
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest."""
+        return self.low, self.high
+
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}" + (" (log)" if self.log else "")
 
@@ -36,6 +41,11 @@ class Choice(NamedTuple):
     def holds(self, value: Any) -> bool:
         """Whether a value is one of them."""
         return value in self.values
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The first and the last."""
+        return self.values[0], self.values[-1]
 
     def __str__(self) -> str:
         return " or ".join(map(str, self.values))

@@ -27,7 +27,7 @@ from crossdistill.study.storage import (
     shown,
     storage_failure,
     take_up,
-    unreachable,
+    unusable,
 )
 from crossdistill.study.trials import SearchFolder, Tuned, cut_off_before, read_trials, short, trials_table
 from crossdistill.study.tune import HELD_OUT
@@ -93,12 +93,12 @@ class Search:
                 failure = storage_failure(error)
                 if failure is None or isinstance(error, UserError):
                     raise
-                raise unreachable(self.url, failure) from error
+                raise unusable(self.url, failure) from error
 
     # The study
 
     def _open(self) -> optuna.Study:
-        self.storage = open_storage(self.url, self.storage_wait)
+        self.storage = open_storage(self.url, self.storage_wait, self.console.print)
         study = optuna.create_study(
             study_name=self.name,
             storage=self.storage,

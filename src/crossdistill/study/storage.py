@@ -1,6 +1,7 @@
 """Where a search is kept: SQLite in its folder, or a PostgreSQL that several machines share."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ GRACE_SECONDS = 60
 # Of one attempt to connect; a host that drops packets would otherwise keep a worker for minutes.
 _CONNECT_SECONDS = 5
 _BETWEEN_ATTEMPTS_SECONDS = 1.0
+_ATTEMPTS_AT_TABLES = 5
 
 FAILURES = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 
@@ -69,12 +71,13 @@ def shown(url: URL) -> str:
     return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
-def open_storage(url: URL, wait: float) -> Storage:
+def open_storage(url: URL, wait: float, say: Callable[[str], None]) -> Storage:
     """Connect, and make the tables where there are none.
 
     Args:
         url: from `parse_address`.
         wait: seconds to wait for a database that does not answer, now and whenever a connection is lost.
+        say: tells the user of the wait.
 
     Raises:
         UserError: it does not answer, or it is not one of ours.
@@ -82,32 +85,44 @@ def open_storage(url: URL, wait: float) -> Storage:
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
         # A lost connection is noticed before it is used, and made anew.
-        arguments = {"pool_pre_ping": True, "creator": _patient_connection(url, wait)}
-    try:
-        return Storage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=arguments,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=take_up,
-        )
-    except FAILURES as error:
-        raise unreachable(url, error) from error
-    except RuntimeError as error:
-        # Tables of another version of Optuna.
-        raise UserError(f"--storage {shown(url)}: {' '.join(str(error).split())}") from error
+        arguments = {"pool_pre_ping": True, "creator": _patient_connection(url, wait, say)}
+    for attempt in range(_ATTEMPTS_AT_TABLES):
+        try:
+            return Storage(
+                url.render_as_string(hide_password=False),
+                engine_kwargs=arguments,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=take_up,
+            )
+        except FAILURES as error:
+            # Two workers that come first both find no tables, and one of them fails to make them.
+            if attempt + 1 == _ATTEMPTS_AT_TABLES or not _made_by_another(error):
+                raise unusable(url, error) from error
+            time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
+        except RuntimeError as error:
+            # Tables of another version of Optuna.
+            raise UserError(f"--storage {shown(url)}: {' '.join(str(error).split())}") from error
+    raise AssertionError("the last attempt returns or raises")
 
 
-def unreachable(url: URL, error: BaseException) -> UserError:
-    """What is told of a database that does not answer."""
+def unusable(url: URL, error: BaseException) -> UserError:
+    """What is told of a database that does not answer or fails."""
     original = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-    reason = str(original).strip().splitlines()[0]
-    if url.password:
-        reason = reason.replace(str(url.password), "***")
     return UserError(
-        f"the search's database {shown(url)} does not answer ({reason}): when it does, call the same again and the "
-        "search goes on"
+        f"the search's database {shown(url)} cannot be used ({_reason(url, original)}): when it can, call the same "
+        "again and the search goes on"
     )
+
+
+def _reason(url: URL, error: BaseException) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return reason.replace(str(url.password), "***") if url.password else reason
+
+
+def _made_by_another(error: BaseException) -> bool:
+    told = str(error)
+    return isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in told or "duplicate key" in told
 
 
 def storage_failure(error: BaseException | None) -> BaseException | None:
@@ -117,7 +132,7 @@ def storage_failure(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _patient_connection(url: URL, wait: float) -> Any:
+def _patient_connection(url: URL, wait: float, say: Callable[[str], None]) -> Any:
     try:
         import psycopg
     except ImportError as error:
@@ -125,13 +140,16 @@ def _patient_connection(url: URL, wait: float) -> Any:
     _, where = url.get_dialect()().create_connect_args(url)
 
     def connect() -> psycopg.Connection:
-        deadline = time.monotonic() + wait
+        deadline, told = time.monotonic() + wait, False
         while True:
             try:
                 return psycopg.connect(**{"connect_timeout": _CONNECT_SECONDS, **where})
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
                 if time.monotonic() >= deadline:
                     raise
+                if not told:
+                    say(f"waiting up to {wait:g} s for the database {shown(url)} ({_reason(url, error)})")
+                told = True
                 time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
 
     return connect

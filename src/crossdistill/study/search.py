@@ -98,7 +98,7 @@ class Search:
     # The study
 
     def _open(self) -> optuna.Study:
-        self.storage = open_storage(self.url, self.storage_wait, self.console.print)
+        self.storage = open_storage(self.url, self.storage_wait, self._say)
         study = optuna.create_study(
             study_name=self.name,
             storage=self.storage,
@@ -119,6 +119,9 @@ class Search:
                 f"not {_told(identity.get(name))}: leave it so, or choose another --output or --study"
             )
         return study
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
 
     def _identity(self) -> dict[str, Any]:
         """What all calls of a search have in common, as JSON gives it back."""
@@ -190,7 +193,7 @@ class Search:
         options = with_values(self.options, values)
         options.output, options.resume = str(folder.path), folder.recipe.exists()
         shown_values = "  ".join(f"{name} {short(value)}" for name, value in values.items())
-        self.console.print(f"trial {trial.number}  {shown_values if first else 'the recipe as it is'}", soft_wrap=True)
+        self._say(f"trial {trial.number}  {shown_values if first else 'the recipe as it is'}")
 
         # One that is taken up may make the last evaluation again.
         reported = set(stored.intermediate_values)
@@ -212,11 +215,11 @@ class Search:
             state = "diverged" if isinstance(error, DivergenceError) else "pruned"
             trial.set_user_attr("ended", state)
             trial.set_user_attr("note", " ".join(str(error).split()))
-            self.console.print(f"trial {trial.number}  {state}: {error}", soft_wrap=True)
+            self._say(f"trial {trial.number}  {state}: {error}")
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
             # Without a value of its own it counts as the worst.
             raise optuna.TrialPruned(str(error)) from error
-        self.console.print(f"trial {trial.number}  held-out top-1 {top1:.2f} %", soft_wrap=True)
+        self._say(f"trial {trial.number}  held-out top-1 {top1:.2f} %")
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
         return top1
 
@@ -258,7 +261,7 @@ class Search:
             raise UserError(f"no trial of {self.folder.path} has finished: call it again with more --minutes")
         options = dataclasses.replace(with_values(self.options, best.values), held_out=0.0)
         self.folder.write_best(options)
-        self.console.print(f"the best recipe: {self.folder.best}", soft_wrap=True)
+        self._say(f"the best recipe: {self.folder.best}")
         return Tuned(options, best, trials)
 
 

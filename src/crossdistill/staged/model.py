@@ -381,11 +381,14 @@ class StagedModel(nn.Module):
     def _arguments(self) -> dict[str, Further]:
         """What units are given beside the tensor, as the model's own last forward gave it: the same for every image."""
         if self._plan.further - self._further.keys():
-            parameter = next(self.parameters())
-            grey = torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
             with torch.no_grad(), eval_mode(self.model):
-                self.model(grey)
+                self.model(self.grey_image())
         return self._further
+
+    def grey_image(self) -> Tensor:
+        """An image, (1, 3, *image_size), for those who need the sizes of the outputs and not their values."""
+        parameter = next(self.parameters())
+        return torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
 
     def _outputs(self, answer: Tensor, record: dict[Any, Tensor], ended: list[tuple[Tensor, Tensor | None]]) -> Outputs:
         final = to_map(record["final"], self._plan.final)[0]

@@ -345,7 +345,7 @@ class FBT(Distiller):
         """
         with eval_mode(self.student):
             feature = self.front(batch.images).features[self.front_boundary]
-            foreign = self.front(_grey_image(self.front)).features[self.front_boundary].expand_as(feature)
+            foreign = self.front(self.front.grey_image()).features[self.front_boundary].expand_as(feature)
             tail = self.tail(batch.images) if self.prefix == "own" else None
             own, other = (self.assist(front, tail).logits.argmax(dim=1) == batch.labels for front in (feature, foreign))
         return {"assistant_top1": own, "assistant_top1_foreign_front": other}
@@ -355,16 +355,11 @@ class FBT(Distiller):
         return super().no_weight_decay() | {"prefix_tokens"} | {f"local_to_global.{name}" for name in names}
 
 
-def _grey_image(model: StagedModel) -> Tensor:
-    parameter = next(model.parameters())
-    return torch.full((1, 3, *model.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
-
-
 @torch.no_grad()
 def _outputs_of_a_grey_image(model: StagedModel) -> Outputs:
     """What sizes and tokens a model's outputs have."""
     with eval_mode(model):
-        return model(_grey_image(model))
+        return model(model.grey_image())
 
 
 def _everywhere(vectors: Tensor) -> Tensor:

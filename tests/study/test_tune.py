@@ -21,6 +21,7 @@ optuna = pytest.importorskip("optuna")
 
 TINY_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
 # Two epochs of four steps.
+SEARCHED = ["learning_rate", "weight_decay"]
 RECIPE = {"epochs": 2, "batch_size": 12, "image_size": 32, "workers": 0, "crop": "shifted", "accelerator": "cpu"}
 
 
@@ -65,11 +66,13 @@ def test_the_command_and_the_recipe_that_it_leaves(
     output = tmp_path / "search"
     recipe = [f"--{name}={value}" for name, value in RECIPE.items()]
     command = ["tune", "--method", "scratch", "--student", "test_resnet", "--data", str(image_folder), *recipe]
-    command += ["--output", str(output), "--trials", "2", "--search", "learning_rate,weight_decay"]
+    command += ["--output", str(output), "--trials", "2", "--search", ",".join(SEARCHED)]
     assert main(command) == 0
     out = capsys.readouterr().out
     # A fifth of twenty images of each of three classes.
-    assert "on 12 held-out training images" in out and "the best recipe" in out
+    assert "on 12 held-out training images" in " ".join(out.split()) and "the best recipe" in out
+    # Outside of a terminal no name is cut or folded, whatever the width.
+    assert any(line.split() == ["trial", "state", "top-1", "%", *SEARCHED, "seconds"] for line in out.splitlines())
     rows = list(csv.DictReader((output / "trials.csv").open()))
     assert [(row["trial"], row["state"]) for row in rows] == [("0", "finished"), ("1", "finished")]
     for row in rows:
@@ -83,6 +86,17 @@ def test_the_command_and_the_recipe_that_it_leaves(
     assert (summary["train_images"], summary["validation_images"]) == (60, 24)
     trained = (run / "recipe.yaml").read_text()
     assert f"learning_rate: {float(best['learning_rate'])}" in trained
+
+
+def test_the_recipe_of_a_run_can_be_tuned(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("crossdistill.cli.tune.tune", lambda options, **own: calls.append((options, own)))
+    (tmp_path / "recipe.yaml").write_text("student: test_resnet\nheld_out: 0.0\nepochs: 3\nsearch: [temperature]\n")
+    command = ["tune", "--config", str(tmp_path / "recipe.yaml"), "--output", "out", "--minutes", "5"]
+    assert main(command) == 0
+    options, own = calls[0]
+    assert (options.epochs, options.student) == (3, ModelOptions("test_resnet"))
+    assert own == {"output": "out", "search": ["temperature"], "minutes": 5.0}
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def run(arguments: list[str]) -> None:
         "--study", type=str | None, default=None, help="name of the search in the storage; default: the output's"
     )
     options, given = read_options(parser, arguments)
-    if given.get("held_out") == 0:
+    # A run's recipe says 0 too, and means that it is no search.
+    if given.get("held_out") == 0 and any(argument.startswith("--held_out") for argument in arguments):
         raise UserError("--held_out 0: tune chooses on held-out training images, give a share such as 0.2")
     check_models(options)
     names = ("trials", "minutes", "storage", "storage_wait", "study")

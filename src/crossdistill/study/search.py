@@ -254,9 +254,11 @@ class Search:
         self.folder.write_trials(trials, names)
         finished = [trial for trial in trials if trial.state == "finished"]
         best = max(finished, key=lambda trial: (trial.top1, -trial.number), default=None)
-        # In a file or a pipe there is no width to keep to.
-        wide = None if self.console.is_terminal else _WIDE
-        self.console.print(trials_table(trials, names, best), width=wide, crop=False)
+        console = self.console
+        if not console.is_terminal:
+            # In a file or a pipe there is no width to keep to.
+            console = Console(file=console.file, width=_WIDE, quiet=console.quiet)
+        console.print(trials_table(trials, names, best))
         if best is None:
             raise UserError(f"no trial of {self.folder.path} has finished: call it again with more --minutes")
         options = dataclasses.replace(with_values(self.options, best.values), held_out=0.0)

@@ -152,8 +152,10 @@ def trials_table(trials: list[Trial], names: list[str], best: Trial | None) -> T
             "the best of several is flattered: the validation images tell what it is worth"
         )
     table = Table(box=box.SIMPLE, caption=caption)
-    for column in ("trial", "state", "top-1 %", *names, "seconds"):
-        table.add_column(column, justify="left" if column == "state" else "right", overflow="fold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for column in ("top-1 %", *names, "seconds"):
+        table.add_column(column, justify="right", overflow="fold")
     for trial in trials:
         table.add_row(
             f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}",

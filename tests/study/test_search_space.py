@@ -25,8 +25,9 @@ def test_training_alone_has_the_optimiser_to_search() -> None:
 
 def test_what_the_method_decides_for_itself_or_lies_outside_has_no_start() -> None:
     assert "gram_weight" not in search_space(options_of(method=MethodOptions("cakd"))).start
-    outside = search_space(options_of(method=MethodOptions("kd", {"temperature": 20})))
-    assert "temperature" not in outside.start and "temperature" in outside.ranges
+    outside = options_of(method=MethodOptions("kd", {"temperature": 20}))
+    assert search_space(outside, ["temperature"]).start == {}
+    assert "temperature" not in search_space(outside).ranges
     assert search_space(options_of(method=MethodOptions("kd", {"temperature": 2}))).start["temperature"] == 2
 
 

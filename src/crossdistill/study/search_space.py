@@ -35,14 +35,18 @@ def search_space(options: TrainingOptions, search: Sequence[str] | None = None) 
 
     Args:
         options: the recipe.
-        search: the names that are searched; default: all that the method has ranges for, and the optimiser's.
+        search: the names that are searched; default: all that the method has ranges for, and the optimiser's, but
+            for hyper-parameters that the recipe sets to a value outside: a term that is off, at 0, stays off.
 
     Raises:
         UserError: an unknown method or hyper-parameter, a name without a range, or a learning rate of 0.
     """
     method = load_method(options.method.name)
     ranges: dict[str, Range | Choice] = {**method.ranges, **_optimizer_ranges(options)}
-    if search is not None:
+    given = parse_hyperparameters(options.method)
+    if search is None:
+        ranges = {name: range_ for name, range_ in ranges.items() if name not in given or range_.holds(given[name])}
+    else:
         for name in search:
             if name not in ranges:
                 raise UserError(
@@ -53,7 +57,7 @@ def search_space(options: TrainingOptions, search: Sequence[str] | None = None) 
     if not ranges:
         raise UserError("--search: name at least one hyper-parameter")
     defaults = {name: parameter.default for name, parameter in hyperparameters(method).items()}
-    own = defaults | parse_hyperparameters(options.method) | {name: getattr(options, name) for name in OPTIMIZER}
+    own = defaults | given | {name: getattr(options, name) for name in OPTIMIZER}
     start = {name: own[name] for name, range_ in ranges.items() if range_.holds(own.get(name, inspect.Parameter.empty))}
     return SearchSpace(ranges, start)
 

@@ -13,6 +13,8 @@ patch positions of the residual stream: its mean square is dominated by whicheve
 ViT with outlier channels it is their map. A grid of one position has no places: its term is zero.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.alignment import StageAlignment
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -51,6 +54,7 @@ class AT(Distiller):
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    ranges: ClassVar = {"feature_weight": Range(30, 30_000, log=True)}
 
     def __init__(
         self,

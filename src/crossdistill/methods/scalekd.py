@@ -22,7 +22,7 @@ has it for this image. The teacher needs a grid of more than one position, and t
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.alignment import batch_norm
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 View = Literal["spatial", "frequency"]
@@ -126,6 +127,13 @@ class ScaleKD(Distiller):
     """
 
     needs = Needs(teacher={"prefix", "final", "segments"}, student={"features"})
+    # label_weight stays: the others are measured against it.
+    ranges: ClassVar = {
+        "logit_weight": Range(0.05, 5, log=True),
+        "spatial_weight": Range(0.008, 0.8, log=True),
+        "frequency_weight": Range(0.006, 0.6, log=True),
+        "temperature": Range(1, 4, log=True),
+    }
 
     def __init__(
         self,

@@ -9,13 +9,13 @@ PACKAGE = Path(crossdistill.__file__).parent
 # From the ground up; the rooms of one floor know nothing of each other.
 FLOORS = (
     {"errors", "files"},
-    {"imports", "names"},
+    {"imports", "names", "ranges"},
     {"options"},
     {"staged"},
     {"models", "data"},
     {"distiller", "modules"},
     {"methods"},
-    {"functional", "evaluation"},
+    {"functional", "evaluation", "cache"},
     {"analysis", "training"},
     {"study"},
     {"report"},

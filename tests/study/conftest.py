@@ -9,6 +9,9 @@ from rich.console import Console
 from crossdistill.options import ModelOptions, TrainingOptions
 from crossdistill.study import Comparison, Study, compare
 from crossdistill.training import distill
+from study.helpers import runs
+
+__all__ = ["runs"]
 
 RECIPE: dict[str, Any] = {
     "image_size": 32,

@@ -253,31 +253,47 @@ def test_two_jobs_equal_one(finished: Path, small: dict[str, Any], tmp_path: Pat
     assert "validation" in (tmp_path / "out" / "pair" / "kd" / "0" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM), (2, signal.SIGKILL)])
-def test_a_killed_study_goes_on(jobs: int, number: int, finished: Path, small: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def longer(small: dict[str, Any]) -> dict[str, Any]:
+    """A study that lasts long enough to be caught in the middle."""
+    return small | {"seeds": 1, "recipe": small["recipe"] | {"epochs": 20, "log_every": 5}}
+
+
+@pytest.fixture(scope="module")
+def never_killed(longer: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("never_killed") / "out"
+    assert not quiet(longer, output).failed
+    return output
+
+
+@pytest.mark.parametrize(
+    ("jobs", "number"),
+    [
+        (1, signal.SIGINT),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_study_goes_on(
+    jobs: int, number: int, longer: dict[str, Any], never_killed: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
-    # Long enough to be caught in the middle, and compared with the same runs that nobody stopped.
-    study = small | {"seeds": 1, "recipe": small["recipe"] | {"epochs": 60, "log_every": 5}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(longer))
     command = [sys.executable, "-m", "crossdistill", "compare", str(tmp_path / "study.yaml")]
     command += ["--output", str(output), "--jobs", str(jobs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    while not (output / "pair" / "scratch" / "0" / "metrics.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
+    # After the first epoch, so that there is a checkpoint.
+    while not list(output.rglob("state.pt")) and process.poll() is None:
+        time.sleep(0.02)
     os.killpg(process.pid, number)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), out.decode()
     assert b"Traceback" not in out
     _wait_until_quiet(output)
     calls: list[str] = []
-    assert not quiet(study, output, engine=recording(calls)).failed
+    assert not quiet(longer, output, engine=recording(calls)).failed
     assert calls
-    whole = quiet(study, tmp_path / "whole").results
-    assert predictions(output) == predictions(tmp_path / "whole")
-    again = collect(output)
-    values = [[run.value for run in row.runs] for row in again.pairs[0].rows]
-    assert values == [[run.value for run in row.runs] for row in whole.pairs[0].rows]
+    assert predictions(output) == predictions(never_killed)
 
 
 def _wait_until_quiet(output: Path) -> None:
@@ -297,8 +313,8 @@ def _wait_until_quiet(output: Path) -> None:
 def test_mistakes_are_told_before_anything_is_written(small: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "out"
     for changes, line in (
-        ({"metric": "top2"}, "unknown metric 'top2'; did you mean 'top1'?"),
-        ({"rows": {"kd": {"method.kwargs.temprature": 2}}}, "has no hyper-parameter 'temprature'; did you mean"),
+        ({"metric": "tpo5"}, "unknown metric 'tpo5'; did you mean 'top5'"),
+        ({"rows": {"kd": {"method.kwargs.temprature": 2}}}, "kd: method kd has no hyper-parameter 'temprature'; did"),
         ({"recipe": {**small["recipe"], "data": ""}}, "--data is missing"),
         ({"recipe": {**small["recipe"], "teacher_weights": "nowhere"}}, "nor an existing file"),
     ):

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from crossdistill.cli.distill import check_models, training_parser
 from crossdistill.cli.parsing import parse
 from crossdistill.errors import UserError
-from crossdistill.options.values import PositiveInt
+from crossdistill.options.values import PositiveInt, plain
 
 if TYPE_CHECKING:
     from crossdistill.study import Comparison, Study
@@ -22,8 +22,8 @@ _ELSEWHERE = {"seed": "--seeds", "data_seed": "--seeds", "method": "--methods", 
 
 def run(arguments: list[str]) -> None:
     """Make the runs that are missing, and print what came out of all."""
-    options = parse(_parser(), arguments, defaults=False).as_dict()
-    options.pop("config", None)
+    parsed = parse(_parser(), arguments, defaults=False).as_dict()
+    options = {name: plain(value) for name, value in parsed.items() if name != "config"}
     study = _study(options)
     for pair in study.pairs:
         for row in study.rows_of(pair):

@@ -14,7 +14,7 @@ student's head at its patch tokens, averaged over those that share a position of
     L_spatial = CE(p_S, argmax P)   or   T^2 KL(softmax(P / T) || softmax(p_S / T)),   per position    (3)
     L = w_label CE(z_class, y) + w_logit CE(z_distillation, argmax P_G) + w_spatial L_spatial          (4)
 
-The second term of (4) is DeiT's (arXiv 2012.12877), hard as written or soft as in `kd_loss`. The patch tokens share
+The second term of (4) is DeiT's (methods/deit.py), hard as written or soft. The patch tokens share
 the head of the distillation token. A student without one teaches all three terms to its class head.
 
 The released code fits one teacher and one student: grids of 7x7 and 14x14, a linear head behind the pooling. Its
@@ -26,7 +26,7 @@ for P_G; here P_G is the teacher's own answer, the same wherever the head is lin
 
 import warnings
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +35,12 @@ from torch import Tensor
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
+from crossdistill.methods.deit import Kind, Variant, deit_loss
 from crossdistill.methods.kd import kd_loss
+from crossdistill.modules.alignment import match_grids, shrink
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
-Kind = Literal["hard", "soft"]
 Schedule = Literal["linear", "quadratic", "cosine"]
 
 # With fewer positions a side there is little that one place could be taught and another not.
@@ -92,27 +94,6 @@ def _local_share(progress: Tensor, schedule: Schedule) -> Tensor:
     return torch.cos(progress * (torch.pi / 2))
 
 
-def match_grids(student_dense_logits: Tensor, teacher_dense_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Average both down to the coarser grid, side by side: logits, not features, as the head may not be linear."""
-    sides = zip(student_dense_logits.shape[2:], teacher_dense_logits.shape[2:], strict=True)
-    height, width = (min(pair) for pair in sides)
-    return _pool(student_dense_logits, (height, width)), _pool(teacher_dense_logits, (height, width))
-
-
-def _pool_to(dense_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Averaged down to a coarser grid; a finer one leaves it as it is."""
-    height, width = dense_logits.shape[2:]
-    return _pool(dense_logits, (min(height, size[0]), min(width, size[1])))
-
-
-def _pool(dense_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = dense_logits.shape[2:]
-    if height % size[0] or width % size[1]:
-        return F.adaptive_avg_pool2d(dense_logits, size)
-    # The same numbers as above, but its gradient on GPUs is deterministic.
-    return F.avg_pool2d(dense_logits, (height // size[0], width // size[1]))
-
-
 def logits_with_patches(student: StagedModel, outputs: Outputs) -> Tensor:
     """The authors' inference, (B, K): the mean of each head's answer and the patch tokens' mean answer.
 
@@ -156,6 +137,14 @@ class CSKD(Distiller):
     """
 
     needs = Needs(teacher={"logits", "final"}, student={"head_logits", "final"})
+    # label_weight stays: the two others are measured against it. The temperature is read by the soft kinds alone.
+    ranges: ClassVar = {
+        "kind": Choice(("hard", "soft")),
+        "logit_kind": Choice(("hard", "soft")),
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.05, 5, log=True),
+        "spatial_weight": Range(0.1, 10, log=True),
+    }
 
     def __init__(
         self,
@@ -170,7 +159,7 @@ class CSKD(Distiller):
         label_weight: float = 0.5,
         logit_weight: float = 0.5,
         spatial_weight: float = 1.0,
-        variant: Literal["paper", "released"] = "paper",
+        variant: Variant = "paper",
     ) -> None:
         super().__init__(student, teacher, label_weight)
         check_range("cskd", above=0, temperature=temperature)
@@ -183,7 +172,7 @@ class CSKD(Distiller):
         self.temperature = temperature
         self.logit_weight = logit_weight
         self.spatial_weight = spatial_weight
-        self.variant = variant
+        self.variant: Variant = variant
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {
@@ -197,13 +186,11 @@ class CSKD(Distiller):
     def logit_loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """DeiT's term: the distillation token's head, where there is one, learns the teacher's answer."""
         logits = student.head_logits[_patch_head(self.student)]
-        if self.logit_kind == "hard":
-            return F.cross_entropy(logits, teacher.logits.argmax(dim=1))
-        loss = kd_loss(logits, teacher.logits, self.temperature)
-        return loss / logits.shape[1] if self.variant == "released" else loss
+        return deit_loss(logits, teacher.logits, self.logit_kind, self.temperature, self.variant)
 
     def spatial_loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Equation (3): the patch tokens learn the fused answers, each at its place."""
+        # Logits are averaged, not features, as the head may not be linear.
         ours, theirs = match_grids(
             self.student.dense_logits(student.final, _patch_head(self.student)), self.teacher_dense_logits(teacher)
         )
@@ -227,7 +214,7 @@ class CSKD(Distiller):
         for images in batches:
             teacher = self.teach(images)
             grid = self.student.stages[-1].size
-            dense = _pool_to(self.teacher_dense_logits(teacher), grid)
+            dense = shrink(self.teacher_dense_logits(teacher), grid)
             local = dense.argmax(dim=1)
             differ += int((local != teacher.logits.argmax(dim=1)[:, None, None]).sum())
             places += local.numel()

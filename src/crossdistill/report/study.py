@@ -168,32 +168,35 @@ class _PairPage:
         seeds = [seed for seed in best.answers if seed in scratch.answers]
         if not seeds:
             return []
-        groups, counts = {}, []
-        for word, before, after in (("Mended", scratch, best), ("Broken", best, scratch)):
-            count = mended(before, after, judged.labels, seeds)
+        groups, counts = {}, {}
+        for word, before, after in (("mended", scratch, best), ("broken", best, scratch)):
+            count = counts[word] = mended(before, after, judged.labels, seeds)
             # The mean confidence orders those of as many seeds.
             order = count + 0.99 * torch.stack([after.confidences[seed] for seed in seeds]).mean(dim=0)
-            groups[f"{word} by {self.shown.name}, of each class those of most seeds"] = pick(
+            groups[f"{word.capitalize()} by {self.shown.name}, of each class those of most seeds"] = pick(
                 count > 0, order, judged.labels
             )
-            counts.append(count.sum().item() / len(seeds))
         first = seeds[0]
+        means = {word: count.sum().item() / len(seeds) for word, count in counts.items()}
         said = (
-            f"Of {len(judged.labels):,} images {self.shown.name} mends {counts[0]:.0f} and breaks {counts[1]:.0f} "
-            f"beside scratch of the same seed (means of {len(seeds)}). The answers below are those of seed {first}."
+            f"Of {len(judged.labels):,} images {self.shown.name} mends {means['mended']:.0f} and breaks "
+            f"{means['broken']:.0f} beside scratch of the same seed (means of {len(seeds)}). The answers below are of "
+            f"seed {first}."
         )
         run = next(run for run in self.shown.runs if run.seed == first)
 
         def answers(k: int) -> list[str]:
             lines = [
-                f"scratch: {judged.classes[scratch.answers[first][k]]}",
-                f"{self.shown.name}: {judged.classes[best.answers[first][k]]}",
+                f"scratch: {judged.classes[int(scratch.answers[first][k])]}",
+                f"{self.shown.name}: {judged.classes[int(best.answers[first][k])]}",
+                *judged.teacher_line(k),
             ]
-            return lines + judged.teacher_line(k)
+            if len(seeds) > 1:
+                lines += [f"{word} in {int(count[k])} of {len(seeds)}" for word, count in counts.items() if count[k]]
+            return lines
 
         options = load_recipe(RunFolder(self.folder / run.folder).recipe)
-        label = judged.label
-        return [Text(said), *image_blocks(options, judged.images, groups, label, answers)]
+        return [Text(said), *image_blocks(options, judged.images, groups, judged.label, answers)]
 
 
 def _recipe(folder: Path, results: Results) -> list[Block]:

@@ -9,7 +9,7 @@ from PIL import Image
 from crossdistill.data import ImageSource, open_validation
 from crossdistill.errors import UserError
 from crossdistill.options import TrainingOptions
-from crossdistill.training.run import open_images
+from crossdistill.training.ingredients import open_run_data
 
 # Pixels of the longer side; the page shows them at this size.
 _SIDE = 96
@@ -24,7 +24,7 @@ def open_judged(options: TrainingOptions, names: Sequence[str]) -> tuple[ImageSo
     """
     try:
         if options.held_out:
-            images = open_images(options).validation
+            images = open_run_data(options.data, options).validation
         else:
             images = open_validation(options.data, on_bad_image=options.on_bad_image).images
     except OSError as error:

@@ -60,6 +60,7 @@ class StagedModel(nn.Module):
         model: the module itself, untouched.
         num_classes: K; 0 for a model without a head.
         pooled_size: D of `Outputs.pooled`.
+        final_channels: D of `Outputs.final`.
         heads: names of the heads: ("class",) or ("class", "distillation"); () without one.
         stages: the stages, first to last.
         card: what a weights file will say of the model.
@@ -131,6 +132,11 @@ class StagedModel(nn.Module):
         return self._plan.pooled_size
 
     @property
+    def final_channels(self) -> int:
+        """D of `Outputs.final`."""
+        return self._plan.final.channels
+
+    @property
     def pools_mean(self) -> bool:
         """Whether the head reads the mean of `Outputs.final` over positions: no class token, no maximum."""
         return self._plan.pools_mean
@@ -166,7 +172,7 @@ class StagedModel(nn.Module):
             raise UserError(
                 f"{what} learns from the last attention block of a Transformer, and the last stage of {self.name} has "
                 f"no attention ({', '.join(self.stages[-1].mixing) or 'nothing'} mixes its positions): choose a "
-                "Transformer as the teacher, or a method for any pair (fbt, pat, ofa, kd)"
+                "Transformer in its place, or a method for any pair (fbt, pat, ofa, kd)"
             )
 
     def label_terms(self, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Studies: methods x seeds under one recipe, compared with statistics that hold."""
+"""Many runs that answer one question: methods compared with statistics, and the search for hyper-parameters."""
 
 from typing import Any
 

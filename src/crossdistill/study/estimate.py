@@ -9,7 +9,8 @@ from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller
 from crossdistill.study.runs import plan
 from crossdistill.study.study import Study
-from crossdistill.training.run import build_models, check_options, open_images
+from crossdistill.training.ingredients import build_models, open_run_data
+from crossdistill.training.run import check_options
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def estimate(study: Study) -> Iterator[Estimate]:
             yield replace(named, refusal="as long as other rows: not measured")
             continue
         check_options(options)
-        data = open_images(options)
+        data = open_run_data(options.data, options)
         steps = options.epochs * max(1, len(data.train) // options.batch_size)
         steps = min(steps, options.max_steps) if options.max_steps else steps
         try:

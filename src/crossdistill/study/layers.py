@@ -47,7 +47,7 @@ def flatten(values: Any, where: str) -> Layer:
         else:
             _check_name(str(key), where)
             layer[str(key)] = value
-    return {name: value for name, value in layer.items() if value is not None}
+    return {name: plain(value) for name, value in layer.items() if value is not None}
 
 
 def merge(*layers: Layer) -> Layer:
@@ -104,6 +104,8 @@ def first_difference(wanted: TrainingOptions, there: TrainingOptions, leave_out:
         if field.name in leave_out or field.metadata.get("free_on_resume"):
             continue
         one, other = getattr(wanted, field.name), getattr(there, field.name)
+        if one == "auto" and field.metadata.get("found_at_start"):
+            continue
         if dataclasses.is_dataclass(one) and one != other:
             for inner in ("name", "kwargs"):
                 if getattr(one, inner) != getattr(other, inner):

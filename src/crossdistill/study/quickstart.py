@@ -14,7 +14,7 @@ from rich.console import Console
 from crossdistill.study.comparison import Comparison, compare
 from crossdistill.study.estimate import estimate
 from crossdistill.study.files import read_study
-from crossdistill.study.study import Study
+from crossdistill.study.study import Row, Study
 
 _PAIR, _PAIR_OF_CSKD = "vit-cnn", "cnn-vit"
 # CSKD has its own baselines, or its gain would mean nothing.
@@ -52,5 +52,5 @@ def run(
 
 def _part(study: Study, pair: str, rows: Sequence[str], seed: int) -> Study:
     """One pair of the study, in folders that are named after the methods alone."""
-    chosen = {name: replace(study.rows[name], only=None) for name in rows}
+    chosen = {name: replace(study.rows.get(name, Row(name)), only=None) for name in rows}
     return replace(study, pairs={pair: study.pairs[pair]}, rows=chosen, seeds=(seed,), folders="{row}")

@@ -12,7 +12,7 @@ from crossdistill.options import ModelOptions, TrainingOptions
 from crossdistill.study.files import asset
 from crossdistill.study.layers import first_difference
 from crossdistill.study.study import Row, Study
-from crossdistill.training.run import build_teacher, open_images
+from crossdistill.training.ingredients import build_teacher, open_run_data
 from crossdistill.training.run_folder import RunFolder, load_recipe
 
 _RANDOM = "random"
@@ -140,7 +140,7 @@ class Inputs:
         options = run.options
         images = str((options.data, options.images_per_class, options.held_out, options.on_bad_image))
         if images not in self._data:
-            data = open_images(options)
+            data = open_run_data(options.data, options)
             self._data[images] = data, f"{fingerprint(data.train)}/{fingerprint(data.validation)}"
         data, name = self._data[images]
         if run.random_teacher or (run.teacher_row and not Path(options.teacher_weights).exists()):

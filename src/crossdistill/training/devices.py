@@ -1,6 +1,5 @@
 """Lightning Fabric as the options ask for it, and what all processes are asked together."""
 
-import contextlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -87,16 +86,3 @@ def peak_memory(device: torch.device) -> int:
 
     # macOS reports bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` begin anew, for a process that makes one run after another.
-
-    Where the system does not let a process do so, its peak stays that of all its runs.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):
-        # Linux: 5 sets the peak to what is resident now.
-        Path("/proc/self/clear_refs").write_text("5")

@@ -68,6 +68,7 @@ def summarise(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": trainer.fabric.world_size,
         "precision": options.precision,
+        "teacher_cache": options.teacher_cache_mode if options.teacher_cache else None,
         "channels_last": trainer.channels_last,
         "stages": {"teacher": _stages(distiller.teacher), "student": _stages(distiller.student)},
         # What the method reads of each, in the words of `Needs`.

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from crossdistill.methods.cskd import CSKD, logits_with_patches, match_grids
+from crossdistill.methods.cskd import CSKD, logits_with_patches
 from crossdistill.methods.kd import kd_loss
+from crossdistill.modules.alignment import match_grids
 from crossdistill.staged import StagedModel
 from crossdistill.testing import validated
 from crossdistill.testing.tiny_models import SIDE

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crossdistill.methods.cskd import cskd_loss, fuse, match_grids
+from crossdistill.methods.cskd import cskd_loss, fuse
 from crossdistill.methods.kd import kd_loss
 
 
@@ -69,29 +69,3 @@ def test_gradient_matches_finite_differences(kind: str) -> None:
     student = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda s: cskd_loss(s, teacher, 0.3, kind, "cosine", 2.0), (student,))
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "common"),
-    [
-        ((14, 14), (7, 7), (7, 7)),
-        ((4, 4), (8, 8), (4, 4)),
-        ((7, 7), (7, 7), (7, 7)),
-        ((16, 16), (7, 7), (7, 7)),
-        ((6, 10), (3, 5), (3, 5)),
-        ((14, 3), (7, 6), (7, 3)),
-        ((9, 5), (4, 7), (4, 5)),
-    ],
-)
-def test_grids_meet_at_the_coarser_side(
-    student: tuple[int, int], teacher: tuple[int, int], common: tuple[int, int]
-) -> None:
-    ours, theirs = match_grids(torch.randn(2, 3, *student), torch.randn(2, 3, *teacher))
-    assert ours.shape == theirs.shape == (2, 3, *common)
-
-
-def test_pooling_is_the_plain_mean_of_what_shares_a_position() -> None:
-    fine = torch.randn(1, 2, 14, 14)
-    pooled, unchanged = match_grids(fine, coarse := torch.randn(1, 2, 7, 7))
-    assert torch.equal(unchanged, coarse)
-    torch.testing.assert_close(pooled[..., 2, 5], fine[..., 4:6, 10:12].mean((2, 3)))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
-from crossdistill.methods.pat.pat import PAT, hcl_loss
+from crossdistill.functional import hcl_loss
+from crossdistill.methods.pat.pat import PAT
 from crossdistill.staged import StagedModel
 from crossdistill.testing import total, validated
 from crossdistill.testing.tiny_models import SIDE, TINY

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossdistill.methods.pat.pat import PAT, hcl_loss
+from crossdistill.functional import hcl_loss
+from crossdistill.methods.pat.pat import PAT
 from crossdistill.methods.pat.projectors import MapToMap
 from crossdistill.methods.pat.prompt import PromptBlock, SqueezeExcite
 from crossdistill.testing import total

@@ -33,7 +33,7 @@ features being in the space of the tail's owner.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +43,10 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.fbt.assistant import LocalToGlobal, teacher_is_front
-from crossdistill.methods.fbt.gather import gather_batches
 from crossdistill.methods.ofa import ofa_loss
+from crossdistill.modules.gather import gather_batches
+from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.modes import eval_mode, unchanged_statistics
 
@@ -53,6 +55,7 @@ PAIRS = ("teacher_to_student", "teacher_to_assistant", "assistant_to_student")
 _HIGHEST_INVERSE_TEMPERATURE = 100.0
 
 
+@in_float32
 def info_nce_loss(student_pooled: Tensor, teacher_pooled: Tensor, temperature: float | Tensor) -> Tensor:
     """Equation (2), mean over images: to find the teacher's vector of the same image among those of all images.
 
@@ -64,14 +67,9 @@ def info_nce_loss(student_pooled: Tensor, teacher_pooled: Tensor, temperature: f
             negatives.
         temperature: tau, above 0.
     """
-    with torch.autocast(student_pooled.device.type, enabled=False):
-        anchors, keys = (
-            F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-            for x in (student_pooled, teacher_pooled)
-        )
-        similarities = anchors @ keys.transpose(-1, -2) / temperature
-        log_probabilities = similarities.log_softmax(dim=-1)
-        return -log_probabilities.diagonal(dim1=-2, dim2=-1).mean()
+    anchors, keys = F.normalize(student_pooled, dim=-1), F.normalize(teacher_pooled, dim=-1)
+    similarities = anchors @ keys.transpose(-1, -2) / temperature
+    return -similarities.log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1).mean()
 
 
 class FBT(Distiller):
@@ -109,6 +107,15 @@ class FBT(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits"}, labels=True)
+    # The paper's gammas are 1 to 1.5. The temperature of the features is trained, so only its start is open: from where
+    # nearest neighbours decide to where all images count.
+    ranges: ClassVar = {
+        "gamma": Range(1, 1.5),
+        "temperature": Range(1, 4, log=True),
+        "feature_weight": Range(0.1, 10, log=True),
+        "logit_weight": Range(0.1, 10, log=True),
+        "feature_temperature": Range(0.03, 0.3, log=True),
+    }
     feature_scales: nn.Parameter | None
     prefix_tokens: Tensor | None
 

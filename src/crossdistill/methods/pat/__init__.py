@@ -1,5 +1,5 @@
 """PAT: `pat.py` has the equations and the class, the other files its parts."""
 
-from crossdistill.methods.pat.pat import PAT, hcl_loss
+from crossdistill.methods.pat.pat import PAT
 
-__all__ = ["PAT", "hcl_loss"]
+__all__ = ["PAT"]

@@ -32,10 +32,9 @@ another kind.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
@@ -46,34 +45,16 @@ from crossdistill.methods.kd import kd_loss
 from crossdistill.methods.pat.attention import RegionAttention
 from crossdistill.methods.pat.projectors import TokensToMap, TokensToTokens
 from crossdistill.methods.pat.prompt import FeedbackMemory, PromptBlock
-from crossdistill.methods.pat.standardizer import Standardizer
+from crossdistill.methods.reviewkd import hcl_loss
+from crossdistill.modules.alignment import match_stages
 from crossdistill.modules.initialization import initialise
+from crossdistill.modules.standardizer import Standardizer
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 from crossdistill.staged.modes import eval_mode
 
-_HCL_LEVELS = (4, 2, 1)
 # N_q is the number of queries over this many stages, as published, however many a student has.
 _STAGES_OF_QUERIES = 4
-
-
-def hcl_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Equation (5): squared error of two maps and of their averages over ever coarser grids, mean over all elements.
-
-    Args:
-        student_features: (B, C, H, W).
-        teacher_features: (B, C, H, W).
-    """
-    loss = F.mse_loss(student_features, teacher_features)
-    weight, total = 1.0, 1.0
-    for level in _HCL_LEVELS:
-        if level >= min(student_features.shape[2:]):
-            continue
-        weight /= 2
-        student = F.adaptive_avg_pool2d(student_features, level)
-        teacher = F.adaptive_avg_pool2d(teacher_features, level)
-        loss = loss + weight * F.mse_loss(student, teacher)
-        total += weight
-    return loss / total
 
 
 class PAT(Distiller):
@@ -104,6 +85,13 @@ class PAT(Distiller):
     """
 
     needs = Needs(teacher={"logits", "features", "prefix"}, student={"logits", "features", "prefix"})
+    # The regularisation from the paper's 1, with which the prompted teacher may lose its task.
+    ranges: ClassVar = {
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.1, 10, log=True),
+        "feature_weight": Range(0.1, 10, log=True),
+        "regularization_weight": Range(1, 100, log=True),
+    }
 
     def __init__(
         self,
@@ -149,11 +137,12 @@ class PAT(Distiller):
         self.temperature = temperature
         standardize = not released if standardize_features is None else standardize_features
 
-        depth = min(len(student.stages), len(teacher.stages))
         # Stages of the teacher that are matched, of the student those that are attended over: a shallow teacher leaves
         # the student's first stages unmatched, and they can still be attended to.
-        self.matched = list(everything)[-depth:]
-        self.attended = list(range(1, len(student.stages) + 1))[0 if region_attention else -depth :]
+        partners = match_stages(student.stages, teacher.stages)
+        self.matched = [theirs + 1 for _, theirs in partners]
+        first = 1 if region_attention else partners[0][0] + 1
+        self.attended = list(range(first, len(student.stages) + 1))
         self.regions = RegionAttention(
             [student.stages[k - 1] for k in self.attended],
             side,

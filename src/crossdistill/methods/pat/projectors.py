@@ -5,19 +5,14 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossdistill.modules.alignment import shrink
+
 
 def grow(feature: Tensor, size: tuple[int, int]) -> Tensor:
     """Repeat positions (nearest neighbour) on each axis of (B, C, H, W) that is shorter than in `size`."""
     height, width = feature.shape[2:]
     target = (max(height, size[0]), max(width, size[1]))
     return feature if target == (height, width) else F.interpolate(feature, target, mode="nearest")
-
-
-def shrink(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average over positions on each axis of (B, C, H, W) that is longer than in `size`."""
-    height, width = feature.shape[2:]
-    target = (min(height, size[0]), min(width, size[1]))
-    return feature if target == (height, width) else F.adaptive_avg_pool2d(feature, target)
 
 
 class RegionProjector(nn.Module):

@@ -10,26 +10,35 @@ _SMALLEST_SHARE = 0.03
 
 
 class Standardizer(nn.Module):
-    """Standardises a map per channel with running statistics over images and positions.
+    """Standardises maps or vectors per channel with running statistics over images and positions.
+
+    Until something was measured, everything passes as it is.
 
     Args:
-        channels: C of the map.
+        channels: C.
+        enabled: False lets everything pass as it is for ever.
     """
 
     mean: Tensor
     variance: Tensor
     batches: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, enabled: bool = True) -> None:
         super().__init__()
+        self.enabled = enabled
+        if not enabled:
+            return
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("variance", torch.ones(1, channels, 1, 1))
         self.register_buffer("batches", torch.zeros(()))
 
     @torch.no_grad()
     def measure(self, feature: Tensor) -> None:
-        """Take (B, C, H, W) into the statistics."""
-        variance, mean = torch.var_mean(feature.to(self.mean.dtype), dim=(0, 2, 3), correction=0, keepdim=True)
+        """Take (B, C, H, W) or (B, C) into the statistics."""
+        if not self.enabled:
+            return
+        channels = feature.to(self.mean.dtype).reshape(*feature.shape[:2], -1)
+        variance, mean = (x[..., None] for x in torch.var_mean(channels, dim=(0, 2), correction=0, keepdim=True))
         self.batches = self.batches + 1
         share = (1 / self.batches).clamp(min=_MOMENTUM)
         shift = mean - self.mean
@@ -39,6 +48,15 @@ class Standardizer(nn.Module):
         self.mean = self.mean + share * shift
 
     def forward(self, feature: Tensor) -> Tensor:
+        """(B, C, H, W) or (B, C)."""
+        if not self.enabled:
+            return feature
+        shape = (-1, *(1 for _ in feature.shape[2:]))
+        return (feature - self.mean.view(shape)) / self.deviation().view(shape)
+
+    def deviation(self) -> Tensor:
+        """(1, C, 1, 1): the standard deviation per channel, where it is not too small to divide by."""
+        if not self.enabled:
+            return torch.ones(())
         deviation = self.variance.sqrt()
-        smallest = (_SMALLEST_SHARE * deviation.median()).clamp(min=1e-6)
-        return (feature - self.mean) / deviation.maximum(smallest)
+        return deviation.maximum((_SMALLEST_SHARE * deviation.median()).clamp(min=1e-6))

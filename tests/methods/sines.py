@@ -1,0 +1,11 @@
+"""Inputs that are the same in every version of PyTorch, for values that other code computed once."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def wave(*shape: int, phase: float = 0.0, scale: float = 1.0) -> Tensor:
+    """scale * sin(0.7 i + phase) of the element's number i, in float64."""
+    return scale * torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + phase).reshape(shape)

@@ -37,10 +37,13 @@ def answer_of_study(results: Results, pair: PairResult) -> list[str]:
 
 def note_on_leaders(pair: PairResult) -> str:
     """What must be thought of when the highest of several means is looked at; "" for a single row."""
-    count = len(_candidates(pair))
-    if count < 3:
-        return ""
-    return f"The highest of {count} means is flattered by chance; seeds that were not looked at yet would tell."
+    rows = _candidates(pair)
+    notes = []
+    if len({tuple(run.seed for run in row.runs) for row in rows}) > 1:
+        notes.append("The rows do not have the same seeds yet: only their differences are of the same seeds.")
+    if len(rows) > 2:
+        notes.append(f"The highest of {len(rows)} means is flattered by chance; other seeds would tell.")
+    return " ".join(notes)
 
 
 def _candidates(pair: PairResult) -> list[RowResult]:

@@ -121,6 +121,7 @@ def test_flags_overrule_every_layer() -> None:
         ({"rows": {"a/b": "kd"}}, "give a name of letters"),
         ({"rows": {"kd": {"only": ["three"]}}}, "there is no 'three'; there are pair"),
         ({"budget": [0]}, "budget: give factors"),
+        ({"folders": "{method}"}, "folders: '{method}' may have {pair}, {row} and {seed} only"),
         ({"rows": {"kd": None, "kd-x3": "kd"}, "budget": [1, 3]}, "would be called 'kd-x3'"),
     ],
 )

@@ -136,6 +136,8 @@ def _check(runs: list[Run]) -> None:
     for run in {(run.pair, run.row.name): run for run in runs}.values():
         try:
             check_options(run.options)
+            if run.options.devices * run.options.nodes > 1:
+                raise UserError("--devices: a run of a study has one device; --jobs makes runs on several at once")
             parse_hyperparameters(run.options.method)
         except UserError as error:
             raise UserError(f"{run.pair}/{run.row.name}: {error}") from error

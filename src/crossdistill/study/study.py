@@ -160,6 +160,12 @@ class Study:
         Raises:
             UserError: no rows, names that cannot be folders, pairs or rows or controls that there are not.
         """
+        try:
+            self.folder("a", "b", 0)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{where}: folders: '{self.folders}' may have {{pair}}, {{row}} and {{seed}} only"
+            ) from error
         for kind, names in (("pair", self.pairs), ("row", self.rows)):
             for name in names:
                 if not _NAME.fullmatch(name):

@@ -1,5 +1,7 @@
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +249,20 @@ def test_a_file_that_goes_away_is_told_in_one_line(file_source: FileSource, work
                 file_source, image_size=SIZE, batch_size=4, device="cpu", workers=workers, cache_images=cache_images
             )
         )
+
+
+def test_python_ends_though_an_error_holds_the_workers(file_source: FileSource):
+    code = """
+import sys
+from pathlib import Path
+import torch
+from crossdistill.data import EvalLoader, FileSource
+from crossdistill.errors import UserError
+source = FileSource(sys.argv[1:], torch.zeros(len(sys.argv) - 1, dtype=torch.int64))
+try:
+    list(EvalLoader(source, image_size=(8, 8), batch_size=4, device="cpu", workers=1, cache_images="false"))
+except UserError as error:
+    kept = error
+"""
+    Path(file_source.paths[5]).unlink()
+    subprocess.run([sys.executable, "-c", code, *file_source.paths], check=True, timeout=120)

@@ -9,7 +9,7 @@ from crossdistill.errors import UserError
 from crossdistill.methods import METHODS, build_distiller, load_method
 from crossdistill.options import MethodOptions
 from crossdistill.testing import PAIRS, TINY, MethodContract, staged
-from crossdistill.testing.tiny_models import tiny_cnn, tiny_hybrid
+from crossdistill.testing.tiny_models import tiny_cnn, tiny_hybrid, tiny_vit
 
 NO_ATTENTION = "has no attention"
 ONE_POSITION = "has one only"
@@ -43,6 +43,29 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "foundation": {},
     "scratch": {},
     "kd": {},
+    # Its term begins at 0.
+    "dkd": {"hyperparameters": {"warmup": 0.0}},
+    "dist": {},
+    "deit": {"pairs": ("cnn->distilled", *PAIRS)},
+    "rkd": {},
+    # Fewer negatives than images, so that they are drawn; as many as images, and none is.
+    "crd": {"hyperparameters": {"num_negatives": 16}, "without_draws": {"num_negatives": 60}},
+    "sp": {},
+    "cc": {},
+    "pkt": {},
+    "minilm": {
+        "models": TINY | {"four_heads": functools.partial(tiny_vit, embed_dim=48, num_heads=4)},
+        # As many heads and class tokens; other class tokens; other heads.
+        "pairs": ("vit->vit", "vit->distilled", "four_heads->vit", "vit->four_heads"),
+        "refuses": {
+            "vit->cnn": NO_ATTENTION,
+            "cnn->vit": NO_ATTENTION,
+            "mlp->cnn": NO_ATTENTION,
+            "vit->mlp": NO_ATTENTION,
+            "hybrid->vit": "cannot take queries, keys and values",
+            "swin->distilled": "tokens of one grid",
+        },
+    },
     "ofa": {},
     "cakd": {
         "pairs": ("vit->cnn", "swin->cnn", "vit->swin", "distilled->cnn", "vit->mlp", "swin->distilled", "vit->hybrid"),
@@ -101,6 +124,13 @@ def test_every_method_has_its_line() -> None:
     ("method", "hyperparameters"),
     [
         ("kd", {"temperature": -1.0}),
+        ("dkd", {"temperature": 0.0}),
+        ("dkd", {"warmup": 1.5}),
+        ("dist", {"temperature": 0.0}),
+        ("deit", {"temperature": 0.0}),
+        ("crd", {"temperature": 0.0}),
+        ("crd", {"momentum": 1.0}),
+        ("cc", {"order": 0}),
         ("ofa", {"temperature": 0.0}),
         ("cakd", {"critic_every": 0}),
         ("cakd", {"replacement_probability": 3.0}),

@@ -62,6 +62,8 @@ NOTHING_DRAWN = {"replacement_probability": 0.0, "dropout": 0.0, "view_probabili
         (VIT, MethodOptions("cakd", NOTHING_DRAWN)),
         # The negatives of InfoNCE are those of all processes.
         (CNN, MethodOptions("fbt")),
+        # And the images that are remembered.
+        (CNN, MethodOptions("crd")),
     ],
     ids=lambda value: value.name,
 )

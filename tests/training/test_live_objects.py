@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import metrics, quiet_run, tiny_options
+from lightning.fabric import Fabric
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -95,3 +96,24 @@ def test_held_out_images_are_training_images_that_are_not_trained_on(image_folde
     with safe_open(tmp_path / "run" / "predictions.safetensors", framework="pt") as opened:
         names = json.loads(opened.metadata()["crossdistill"])["images"]
     assert all(name.startswith("train/") for name in names)
+
+
+def test_the_moving_average_starts_from_what_the_set_up_gives(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With several processes Fabric gives all of them the first one's weights, which live objects need not have.
+    set_up = Fabric.setup
+
+    def shared(fabric: Fabric, module: torch.nn.Module, *optimizers: Any) -> Any:
+        with torch.no_grad():
+            for parameter in module.student.parameters():
+                parameter.zero_()
+        return set_up(fabric, module, *optimizers)
+
+    monkeypatch.setattr(Fabric, "setup", shared)
+    # A decay this near to 1 keeps the average where it began.
+    crossdistill.train(
+        distiller(), str(image_folder), options(tmp_path / "run", ema_decay=1 - 1e-9, max_steps=1), QUIET
+    )
+    saved = load_file(tmp_path / "run" / "student.safetensors")
+    assert saved["fc.weight"].abs().max() < 1e-6

@@ -50,11 +50,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 VIT = ModelOptions("vit_tiny_patch16_224", TINY_VIT)
 # What each method keeps besides the student: a critic and its optimiser, token means, the last gap and running
-# statistics, the progress of the fusion.
+# statistics, the progress of the fusion, what is remembered of every image.
 METHODS: dict[str, dict[str, Any]] = {
     "cakd": {"method": MethodOptions("cakd", {"critic_every": 2})},
     "fbt": {"method": MethodOptions("fbt")},
     "pat": {"method": MethodOptions("pat")},
+    # Fewer negatives than images, so that they are drawn.
+    "crd": {"method": MethodOptions("crd", {"num_negatives": 16}), "repeated_augmentation": 2},
     "cskd": {
         "method": MethodOptions("cskd", {"progress_unit": "iteration"}),
         "teacher": ModelOptions("test_resnet", {"output_stride": 8}),

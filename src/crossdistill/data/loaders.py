@@ -1,6 +1,6 @@
 """Batches on the device: shuffled and augmented for training, in order and whole for evaluation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -120,15 +120,16 @@ class TrainLoader:
             limit: number of images, a random choice; None: all of them.
         """
         chosen = draws.permutation(len(self.source), self.data_seed, 0, draws.SUBSET)[:limit]
-        batches = EvalLoader(
-            self.source.subset(chosen),
-            image_size=self.image_size,
-            batch_size=self.batch_size // (self.world_size * self.accumulate),
-            device=self.device,
-            workers=self.options.workers,
-            cache_images="false" if self.source.pixels is None else "auto",
+        return _Images(
+            lambda: EvalLoader(
+                self.source.subset(chosen),
+                image_size=self.image_size,
+                batch_size=self.batch_size // (self.world_size * self.accumulate),
+                device=self.device,
+                workers=self.options.workers,
+                cache_images="false" if self.source.pixels is None else "auto",
+            )
         )
-        return _Images(batches)
 
     def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Image and repetition number at each place of the epoch, both (N,)."""
@@ -251,13 +252,15 @@ class EvalLoader:
 
 
 class _Images:
-    """The images of a loader's batches, without the rest."""
+    """The images of a loader's batches, without the rest; the loader is made when they are first asked for."""
 
-    def __init__(self, loader: EvalLoader) -> None:
-        self.loader = loader
+    def __init__(self, make: Callable[[], EvalLoader]) -> None:
+        self._make = make
+        self._loader: EvalLoader | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (batch.images for batch in self.loader)
+        self._loader = self._loader or self._make()
+        return (batch.images for batch in self._loader)
 
 
 def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: DataOptions) -> None:

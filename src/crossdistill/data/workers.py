@@ -1,6 +1,8 @@
 """Decoding in worker processes: what PyTorch's DataLoader needs for images that are not kept in memory."""
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,12 +73,24 @@ class Workers(DataLoader):
     def __init__(self, dataset: Dataset, **arguments: Any) -> None:
         # A generator of its own, because it otherwise takes a number from the global one.
         super().__init__(dataset, generator=torch.Generator(), worker_init_fn=_leave_signals_to_the_parent, **arguments)
+        _LOADERS.add(self)
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         try:
             yield from super().__iter__()
         except UserError as error:
             raise UserError(str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()) from error
+
+
+_LOADERS: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Python waits at its end for the workers of a pass that a kept error holds, and they ignore its signal to end."""
+    for loader in _LOADERS:
+        for process in getattr(loader._iterator, "_workers", ()):
+            process.kill()
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

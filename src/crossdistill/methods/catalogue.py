@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_REFERENCE = re.compile(r"^(.+?\([^()]*arXiv [\d.]+[^()]*\))", re.DOTALL | re.MULTILINE)
+_REFERENCE = re.compile(r"^(.+?\([^()]*arXiv\s+[\d.]+[^()]*\))", re.DOTALL | re.MULTILINE)
 
 
 @dataclass

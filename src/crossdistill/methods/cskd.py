@@ -14,7 +14,7 @@ student's head at its patch tokens, averaged over those that share a position of
     L_spatial = CE(p_S, argmax P)   or   T^2 KL(softmax(P / T) || softmax(p_S / T)),   per position    (3)
     L = w_label CE(z_class, y) + w_logit CE(z_distillation, argmax P_G) + w_spatial L_spatial          (4)
 
-The second term of (4) is DeiT's (arXiv 2012.12877), hard as written or soft as in `kd_loss`. The patch tokens share
+The second term of (4) is DeiT's (methods/deit.py), hard as written or soft. The patch tokens share
 the head of the distillation token. A student without one teaches all three terms to its class head.
 
 The released code fits one teacher and one student: grids of 7x7 and 14x14, a linear head behind the pooling. Its
@@ -35,11 +35,11 @@ from torch import Tensor
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserCaution, UserError, check_range
+from crossdistill.methods.deit import Kind, Variant, deit_loss
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.alignment import match_grids, shrink
 from crossdistill.staged import Outputs, StagedModel
 
-Kind = Literal["hard", "soft"]
 Schedule = Literal["linear", "quadratic", "cosine"]
 
 # With fewer positions a side there is little that one place could be taught and another not.
@@ -150,7 +150,7 @@ class CSKD(Distiller):
         label_weight: float = 0.5,
         logit_weight: float = 0.5,
         spatial_weight: float = 1.0,
-        variant: Literal["paper", "released"] = "paper",
+        variant: Variant = "paper",
     ) -> None:
         super().__init__(student, teacher, label_weight)
         check_range("cskd", above=0, temperature=temperature)
@@ -163,7 +163,7 @@ class CSKD(Distiller):
         self.temperature = temperature
         self.logit_weight = logit_weight
         self.spatial_weight = spatial_weight
-        self.variant = variant
+        self.variant: Variant = variant
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {
@@ -177,10 +177,7 @@ class CSKD(Distiller):
     def logit_loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """DeiT's term: the distillation token's head, where there is one, learns the teacher's answer."""
         logits = student.head_logits[_patch_head(self.student)]
-        if self.logit_kind == "hard":
-            return F.cross_entropy(logits, teacher.logits.argmax(dim=1))
-        loss = kd_loss(logits, teacher.logits, self.temperature)
-        return loss / logits.shape[1] if self.variant == "released" else loss
+        return deit_loss(logits, teacher.logits, self.logit_kind, self.temperature, self.variant)
 
     def spatial_loss(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Equation (3): the patch tokens learn the fused answers, each at its place."""

@@ -1,8 +1,9 @@
 """Options of the devices: where and in what precision a run is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from crossdistill.options.facts import FOUND_AT_START
 from crossdistill.options.values import PositiveInt
 
 
@@ -22,7 +23,7 @@ class DeviceOptions:
     """32, bf16-mixed or 16-mixed."""
     compile: bool = False
     """run the training step through torch.compile."""
-    channels_last: bool = False
-    """keep convolution tensors in channels-last memory order."""
+    channels_last: Literal["auto", "true", "false"] = field(default="false", metadata=FOUND_AT_START)
+    """keep convolution tensors in channels-last memory order; auto: where some timed passes find it faster."""
     sync_batch_norm: bool = False
     """synchronise batch norms over devices."""

@@ -67,7 +67,7 @@ class AttentionTap:
         except _Unknown as reason:
             raise UserError(
                 f"{what} cannot take queries, keys and values from the last attention block of {model.name}: {reason}; "
-                "choose a ViT, DeiT or Swin as the teacher, or a method for any pair (fbt, pat, ofa, kd)"
+                "choose a ViT, DeiT or Swin in its place, or a method for any pair (fbt, pat, ofa, kd)"
             ) from None
         self.heads, self.head_size = projections.queries.shape[1], projections.queries.shape[3]
         self._attention.register_forward_pre_hook(_InputTap(self._recorder), with_kwargs=True)

@@ -172,7 +172,7 @@ class StagedModel(nn.Module):
             raise UserError(
                 f"{what} learns from the last attention block of a Transformer, and the last stage of {self.name} has "
                 f"no attention ({', '.join(self.stages[-1].mixing) or 'nothing'} mixes its positions): choose a "
-                "Transformer as the teacher, or a method for any pair (fbt, pat, ofa, kd)"
+                "Transformer in its place, or a method for any pair (fbt, pat, ofa, kd)"
             )
 
     def label_terms(self, outputs: Outputs, targets: Tensor) -> dict[str, Tensor]:
@@ -387,11 +387,14 @@ class StagedModel(nn.Module):
     def _arguments(self) -> dict[str, Further]:
         """What units are given beside the tensor, as the model's own last forward gave it: the same for every image."""
         if self._plan.further - self._further.keys():
-            parameter = next(self.parameters())
-            grey = torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
             with torch.no_grad(), eval_mode(self.model):
-                self.model(grey)
+                self.model(self.grey_image())
         return self._further
+
+    def grey_image(self) -> Tensor:
+        """An image, (1, 3, *image_size), for those who need the sizes of the outputs and not their values."""
+        parameter = next(self.parameters())
+        return torch.full((1, 3, *self.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
 
     def _outputs(self, answer: Tensor, record: dict[Any, Tensor], ended: list[tuple[Tensor, Tensor | None]]) -> Outputs:
         final = to_map(record["final"], self._plan.final)[0]

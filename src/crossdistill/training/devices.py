@@ -1,6 +1,7 @@
 """Lightning Fabric as the options ask for it, and what all processes are asked together."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,15 @@ def over_processes(fabric: Fabric, value: Tensor, operation: Literal["mean", "su
 def any_process(fabric: Fabric, here: bool) -> bool:
     """Whether it is true in at least one process; all of them wait for each other."""
     return over_processes(fabric, torch.tensor(float(here), device=fabric.device), "sum").item() > 0
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on, where the system can: a process may train several times."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from crossdistill.options import (
     height_and_width,
 )
 from crossdistill.staged import StagedModel
-from crossdistill.training.devices import make_fabric, over_processes
+from crossdistill.training.devices import forget_peak_memory, make_fabric, over_processes
 from crossdistill.training.log import RunLog
+from crossdistill.training.memory_format import MemoryFormats, measure_memory_formats
 from crossdistill.training.optimization import check_optimizer
 from crossdistill.training.preflight import ask_teacher, check_teacher
 from crossdistill.training.run_folder import RunFolder
@@ -132,6 +134,7 @@ def _train(
     )
     _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
+    forget_peak_memory(fabric.device)
     train_loader, validation = _loaders(options, data, student, fabric)
     distiller.to(fabric.device)
     if devices.sync_batch_norm and fabric.world_size > 1:
@@ -158,6 +161,8 @@ def _train(
         answers = teacher_logits.argmax(dim=1)
         teacher_top1 = 100 * (answers.cpu() == data.validation.labels).float().mean().item()
 
+    if options.channels_last == "auto":
+        options = _choose_memory_format(options, distiller, fabric, console)
     trainer = Trainer(
         fabric,
         distiller,
@@ -166,7 +171,7 @@ def _train(
         _mixer(options, data),
         folder,
         optimization=optimization,
-        devices=devices,
+        devices=options.part(DeviceOptions),
         reporting=reporting,
         teacher_answers=answers if teacher_logits is not None else None,
     )
@@ -203,6 +208,23 @@ def _train(
         print_summary(console, summary, folder)
     fabric.barrier()
     return summary
+
+
+def _choose_memory_format(
+    options: TrainingOptions, distiller: Distiller, fabric: Fabric, console: Console
+) -> TrainingOptions:
+    """The options with the faster memory order in the place of "auto"; all processes agree on it."""
+    teacher = distiller.teacher if distiller.needs.teacher else None
+    batch_size = options.batch_size // (fabric.world_size * options.accumulate)
+    with fabric.autocast():
+        found = measure_memory_formats(distiller.student, teacher, batch_size)
+    times = over_processes(fabric, torch.tensor([found.contiguous, found.channels_last], device=fabric.device), "mean")
+    found = MemoryFormats(*times.tolist())
+    console.print(
+        f"channels-last {1000 * found.channels_last:.0f} ms, contiguous {1000 * found.contiguous:.0f} ms a batch: "
+        f"--channels_last {str(found.prefers_channels_last).lower()}"
+    )
+    return replace(options, channels_last="true" if found.prefers_channels_last else "false")
 
 
 def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:

@@ -77,6 +77,8 @@ class RunFolder:
             given = [name for name in fields if getattr(options, name) != getattr(defaults, name)]
         for name in given:
             wanted, there = getattr(options, name), getattr(recorded, name)
+            if wanted == "auto" and fields[name].metadata.get("found_at_start"):
+                continue
             if wanted != there and not fields[name].metadata.get("free_on_resume"):
                 raise UserError(
                     f"the run in {self.path} was started with --{name} {_short(there)}, not {_short(wanted)}: "

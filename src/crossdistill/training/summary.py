@@ -65,6 +65,7 @@ def summarise(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": trainer.fabric.world_size,
         "precision": options.precision,
+        "channels_last": trainer.channels_last,
         "data_fingerprint": f"{fingerprint(data.train)}/{fingerprint(data.validation)}",
         "teacher_fingerprint": weights_fingerprint(distiller.teacher) if distiller.teacher is not None else None,
         "code_fingerprint": source_fingerprint(Path(crossdistill.__file__).parent),

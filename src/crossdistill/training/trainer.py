@@ -79,15 +79,15 @@ class Trainer:
         self.total_steps = min(steps, optimization.max_steps) if optimization.max_steps else steps
         self._interrupted = False
 
-        if devices.channels_last:
+        self.channels_last = devices.channels_last == "true"
+        if self.channels_last:
             distiller.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(distiller, optimization)
         self.schedule = Schedule(optimizer, optimization, self.total_steps, train.steps_per_epoch)
-        self.ema = ModelEmaV3(distiller.student, decay=optimization.ema_decay) if optimization.ema_decay else None
-        if self.ema is not None:
-            self.ema.to(fabric.device)
         runs: nn.Module = torch.compile(distiller) if devices.compile else distiller  # type: ignore[assignment]
         self.wrapped, self.wrapped_optimizer = fabric.setup(runs, optimizer)
+        # Behind the set-up, which gives every process the weights of the first one.
+        self.ema = ModelEmaV3(distiller.student, decay=optimization.ema_decay) if optimization.ema_decay else None
         critic_optimizer = None
         if distiller.critic is not None:
             critic_optimizer = distiller.critic_optimizer()
@@ -186,7 +186,7 @@ class Trainer:
         for i in range(accumulate):
             batch = next(batches)
             images, labels = self.mixer(batch.images, batch.labels, step=self.state.step)
-            if self.devices.channels_last:
+            if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with self.fabric.no_backward_sync(self.wrapped, enabled=i < accumulate - 1):
                 terms = self.wrapped(images, labels, indices=batch.indices)

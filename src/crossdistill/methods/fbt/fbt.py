@@ -43,8 +43,9 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.fbt.assistant import LocalToGlobal, teacher_is_front
-from crossdistill.methods.fbt.gather import gather_batches
 from crossdistill.methods.ofa import ofa_loss
+from crossdistill.modules.gather import gather_batches
+from crossdistill.modules.precision import in_float32
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.modes import eval_mode, unchanged_statistics
 
@@ -53,6 +54,7 @@ PAIRS = ("teacher_to_student", "teacher_to_assistant", "assistant_to_student")
 _HIGHEST_INVERSE_TEMPERATURE = 100.0
 
 
+@in_float32
 def info_nce_loss(student_pooled: Tensor, teacher_pooled: Tensor, temperature: float | Tensor) -> Tensor:
     """Equation (2), mean over images: to find the teacher's vector of the same image among those of all images.
 
@@ -64,14 +66,9 @@ def info_nce_loss(student_pooled: Tensor, teacher_pooled: Tensor, temperature: f
             negatives.
         temperature: tau, above 0.
     """
-    with torch.autocast(student_pooled.device.type, enabled=False):
-        anchors, keys = (
-            F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-            for x in (student_pooled, teacher_pooled)
-        )
-        similarities = anchors @ keys.transpose(-1, -2) / temperature
-        log_probabilities = similarities.log_softmax(dim=-1)
-        return -log_probabilities.diagonal(dim1=-2, dim2=-1).mean()
+    anchors, keys = F.normalize(student_pooled, dim=-1), F.normalize(teacher_pooled, dim=-1)
+    similarities = anchors @ keys.transpose(-1, -2) / temperature
+    return -similarities.log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1).mean()
 
 
 class FBT(Distiller):
@@ -335,7 +332,7 @@ class FBT(Distiller):
         """
         with eval_mode(self.student):
             feature = self.front(batch.images).features[self.front_boundary]
-            foreign = self.front(_grey_image(self.front)).features[self.front_boundary].expand_as(feature)
+            foreign = self.front(self.front.grey_image()).features[self.front_boundary].expand_as(feature)
             tail = self.tail(batch.images) if self.prefix == "own" else None
             own, other = (self.assist(front, tail).logits.argmax(dim=1) == batch.labels for front in (feature, foreign))
         return {"assistant_top1": own, "assistant_top1_foreign_front": other}
@@ -345,16 +342,11 @@ class FBT(Distiller):
         return super().no_weight_decay() | {"prefix_tokens"} | {f"local_to_global.{name}" for name in names}
 
 
-def _grey_image(model: StagedModel) -> Tensor:
-    parameter = next(model.parameters())
-    return torch.full((1, 3, *model.image_size), 0.5, dtype=parameter.dtype, device=parameter.device)
-
-
 @torch.no_grad()
 def _outputs_of_a_grey_image(model: StagedModel) -> Outputs:
     """What sizes and tokens a model's outputs have."""
     with eval_mode(model):
-        return model(_grey_image(model))
+        return model(model.grey_image())
 
 
 def _everywhere(vectors: Tensor) -> Tensor:

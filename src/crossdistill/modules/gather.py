@@ -26,16 +26,20 @@ class _AllGather(torch.autograd.Function):
 
 # Collectives inside an autograd function are nothing that a compiler can trace; with one process nothing is called.
 @torch.compiler.disable
-def _gather(own: Tensor) -> Tensor:
-    everything = _AllGather.apply(own.contiguous())
-    return everything.roll(-dist.get_rank() * len(own), dims=0)  # type: ignore[attr-defined]
+def _gather(own: Tensor, own_first: bool) -> Tensor:
+    everything: Tensor = _AllGather.apply(own.contiguous())
+    return everything.roll(-dist.get_rank() * len(own), dims=0) if own_first else everything
 
 
-def gather_batches(own: Tensor) -> Tensor:
-    """(B, ...) of each process -> (processes * B, ...), this process's own first; the same B everywhere.
+def gather_batches(own: Tensor, own_first: bool = True) -> Tensor:
+    """(B, ...) of each process -> (processes * B, ...); the same B everywhere.
 
     A loss that is the mean over a process's own rows, averaged over processes by DDP, has the gradient of the one that
-    a single process computes on the whole batch.
+    a single process computes on the whole batch. So has one that every process computes on all rows.
+
+    Args:
+        own: (B, ...).
+        own_first: this process's own rows come first; else they are in the order of the processes, the same everywhere.
     """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return _gather(own) if several else own
+    return _gather(own, own_first) if several else own

@@ -1,14 +1,15 @@
 """The frame that every method fills: a student, a frozen teacher, and named, weighted loss terms."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from crossdistill.data import Batch
 from crossdistill.errors import UserError
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -53,6 +54,9 @@ class Distiller(nn.Module):
 
     # What every pair is asked for; a constructor may `declare` more, which its pair or hyper-parameters ask for.
     needs: Needs = Needs()
+    # Where `crossdistill tune` searches, by the names of the constructor's arguments. Of weights whose ratio alone
+    # counts one stays as it is: the learning rate, which is searched for every method, has the common scale.
+    ranges: ClassVar[Mapping[str, Range | Choice]] = {}
     # How finely the loop advances `progress`: with every optimiser step, or only when an epoch begins.
     progress_unit: Literal["iteration", "epoch"] = "iteration"
     # Optimiser steps of the student for one of the critic.

@@ -1,7 +1,9 @@
 """`crossdistill distill`: the main job."""
 
 import argparse
+import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -39,14 +41,15 @@ def training_parser(verb: str, description: str) -> ArgumentParser:
     return parser
 
 
-def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, set[str]]:
-    """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
+def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, dict[str, Any]]:
+    """Parse with a parser from `training_parser`: the options, and by name what was given, a verb's own too."""
     # A printed recipe is whole; the parser ends there.
     printed = any(argument.startswith("--print_config") for argument in arguments)
     given = parse(parser, arguments, defaults=printed).as_dict()
     given.pop("config", None)
-    options = TrainingOptions.from_dict({name: plain(value) for name, value in given.items()})
-    return options, set(given)
+    given = {name: plain(value) for name, value in given.items()}
+    names = {field.name for field in dataclasses.fields(TrainingOptions)}
+    return TrainingOptions.from_dict({name: value for name, value in given.items() if name in names}), given
 
 
 def check_models(options: TrainingOptions) -> None:

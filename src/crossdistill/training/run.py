@@ -41,11 +41,14 @@ from crossdistill.training.preflight import ask_about_validation
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import seed_everything
 from crossdistill.training.summary import print_summary, summarise
-from crossdistill.training.trainer import Trainer
+from crossdistill.training.trainer import OnEvaluation, Trainer
 
 
 def distill(
-    options: TrainingOptions, console: Console | None = None, given: Collection[str] | None = None
+    options: TrainingOptions,
+    console: Console | None = None,
+    given: Collection[str] | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> dict[str, Any]:
     """Train a student as `options` say: what `crossdistill distill` and `crossdistill train` do.
 
@@ -57,6 +60,8 @@ def distill(
         console: where to report; default: the standard output.
         given: names of the options that a run that goes on must have been started with, where they are not free to
             change; default: those that are not at their defaults.
+        on_evaluation: called after each evaluation with the steps taken, the steps of the run and the values; what it
+            raises ends the run.
 
     Returns:
         What `summary.json` holds.
@@ -84,11 +89,15 @@ def distill(
         console.print(advice, soft_wrap=True)
     seed_everything(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
-    return _train(fabric, distiller, data, options, console)
+    return _train(fabric, distiller, data, options, console, on_evaluation)
 
 
 def train(
-    distiller: Distiller, data: ImageData | str, options: TrainingOptions, console: Console | None = None
+    distiller: Distiller,
+    data: ImageData | str,
+    options: TrainingOptions,
+    console: Console | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> dict[str, Any]:
     """Train the student of a method that was built by hand: `crossdistill.train`.
 
@@ -100,6 +109,7 @@ def train(
         data: the data set, or what `--data` takes.
         options: the recipe; what they say of the models, the method and the name of the data is not read.
         console: where to report; default: the standard output.
+        on_evaluation: as in `distill`.
 
     Returns:
         What `summary.json` holds.
@@ -120,11 +130,16 @@ def train(
         data = open_run_data(data, options)
     elif options.held_out:
         data = hold_out(data, options.held_out)
-    return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console)
+    return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console, on_evaluation)
 
 
 def _train(
-    fabric: Fabric, distiller: Distiller, data: ImageData, options: TrainingOptions, console: Console
+    fabric: Fabric,
+    distiller: Distiller,
+    data: ImageData,
+    options: TrainingOptions,
+    console: Console,
+    on_evaluation: OnEvaluation | None,
 ) -> dict[str, Any]:
     """What both have in common: everything behind the construction of the models and the method."""
     folder, student, teacher = RunFolder(options.output), distiller.student, distiller.teacher
@@ -174,6 +189,7 @@ def _train(
         reporting=reporting,
         teacher_answers=answers if teacher_logits is not None else None,
         cached_outputs=cache.answers() if cache is not None else None,
+        on_evaluation=on_evaluation,
     )
     seed_everything(options.seed + fabric.global_rank)
     resumed = options.resume and trainer.resume()

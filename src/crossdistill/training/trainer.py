@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossdistill.cache import Answers
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader
 from crossdistill.distiller import Distiller
-from crossdistill.errors import UserError
+from crossdistill.errors import DivergenceError, UserError
 from crossdistill.evaluation import empty_logits, evaluate
 from crossdistill.options import DeviceOptions, OptimizationOptions, ReportingOptions
 from crossdistill.staged import StagedModel
@@ -25,6 +25,10 @@ from crossdistill.training.optimization import Schedule, make_optimizer, total_s
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import TrainState
 from crossdistill.training.terms import first_not_finite, gradient_norms
+
+# Called by every process after an evaluation with the steps taken, the steps of the whole run, and the values. What it
+# raises ends the run there, before the checkpoint of that step.
+OnEvaluation = Callable[[int, int, dict[str, float]], None]
 
 
 class Trainer:
@@ -42,6 +46,7 @@ class Trainer:
         reporting: when to log, to evaluate and to write a checkpoint.
         teacher_answers: (N,) the teacher's class of each validation image, or None.
         cached_outputs: the teacher's outputs for each micro-batch, where they are known; else the teacher runs.
+        on_evaluation: told the values of each evaluation.
 
     Attributes:
         state: what a checkpoint holds.
@@ -63,6 +68,7 @@ class Trainer:
         reporting: ReportingOptions,
         teacher_answers: Tensor | None = None,
         cached_outputs: Answers | None = None,
+        on_evaluation: OnEvaluation | None = None,
     ) -> None:
         self.fabric = fabric
         self.optimization = optimization
@@ -75,6 +81,7 @@ class Trainer:
         self.folder = folder
         self.teacher_answers = teacher_answers
         self.cached_outputs = cached_outputs
+        self.on_evaluation = on_evaluation
         self.log: RunLog | None = None
 
         self.logits: Tensor | None = None
@@ -228,13 +235,13 @@ class Trainer:
         """Mean of each term since the last report.
 
         Raises:
-            UserError: a term is not finite.
+            DivergenceError: a term is not finite.
         """
         means = self.state.terms.means(self.fabric)
         bad = first_not_finite(means)
         if bad is not None:
             kept, first = latest_checkpoint(self.folder.checkpoints), self.state.step - self.state.terms.steps + 1
-            raise UserError(
+            raise DivergenceError(
                 f"the loss term '{bad}' is not finite any more (step {first} to {self.state.step}); try a lower "
                 "--learning_rate, --clip_gradient or --precision 32 "
                 + (f"(the last good checkpoint is {kept})" if kept else "(there is no checkpoint yet)")
@@ -272,6 +279,8 @@ class Trainer:
             self.state.last_evaluation, self.logits = result, logits
         if self.log is not None:
             self.log.evaluation(self.state.step, epoch, result)
+        if self.on_evaluation is not None:
+            self.on_evaluation(self.state.step, self.total_steps, result)
 
     def _share_buffers(self) -> None:
         """Give every process the first one's batch-norm statistics, so that all evaluate the model that is saved."""
@@ -285,7 +294,7 @@ class Trainer:
         """Write a checkpoint, unless the weights or the terms are not finite."""
         self._means()
         if not self.state.is_finite():
-            raise UserError(
+            raise DivergenceError(
                 f"the student's weights are not finite at step {self.state.step}; try a lower --learning_rate or "
                 f"--clip_gradient (the last good checkpoint is {latest_checkpoint(self.folder.checkpoints)})"
             )

@@ -28,7 +28,7 @@ from crossdistill.models import build_model
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import StagedModel
 from crossdistill.training.devices import peak_memory
-from crossdistill.training.run import build_models
+from crossdistill.training.ingredients import build_models
 from crossdistill.training.run_folder import load_recipe
 
 CLASSES = 100

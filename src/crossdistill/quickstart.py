@@ -144,7 +144,7 @@ def _estimate(options: TrainingOptions) -> float:
 
     from crossdistill.data import open_data
     from crossdistill.methods import build_distiller
-    from crossdistill.training.run import build_models
+    from crossdistill.training.ingredients import build_models
 
     data = open_data(options.data)
     student, teacher = build_models(options, data)

@@ -20,9 +20,11 @@ from crossdistill.errors import UserCaution, UserError, nearest
 VERBS: dict[str, tuple[str, str]] = {
     "distill": ("crossdistill.cli.distill", "train a student with a teacher"),
     "train": ("crossdistill.cli.train", "train a model alone: a teacher, or the scratch baseline"),
+    "tune": ("crossdistill.cli.tune", "choose hyper-parameters on held-out training images"),
     "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),
     "predict": ("crossdistill.cli.predict", "classes of image files and of folders of them"),
     "inspect": ("crossdistill.cli.inspect", "a teacher and a student side by side, and what each method costs"),
+    "cache": ("crossdistill.cli.cache", "what the teacher of a run says, computed once and kept on disk"),
     "methods": ("crossdistill.cli.methods", "the methods, their references and hyper-parameters"),
     "models": ("crossdistill.cli.models", "the names of timm's models"),
     "quickstart": ("crossdistill.cli.quickstart", "the whole story on a built-in data set, on a CPU, in minutes"),

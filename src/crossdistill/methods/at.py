@@ -15,6 +15,8 @@ largest there, so in a ViT with outlier channels it is their map. A grid of one 
 zero.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.alignment import StageAlignment
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 # Positions of the smallest map that the weight was made for, ImageNet's last.
@@ -56,6 +59,7 @@ class AT(Distiller):
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    ranges: ClassVar = {"feature_weight": Range(30, 30_000, log=True)}
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ w_label is 0, as in both papers: the student's head is not trained, and `top1` s
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from crossdistill.modules.alignment import first_images, match_grids
 from crossdistill.modules.initialization import initialise
 from crossdistill.modules.precision import in_float32
 from crossdistill.modules.standardizer import Standardizer
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -68,6 +70,9 @@ class Foundation(Distiller):
     """
 
     needs = Needs(teacher={"final", "pooled"}, student={"final", "pooled"})
+    # Two ratios: of patches to the pooled vector, of Smooth L1 to the cosine. Accuracy tells them apart only where a
+    # label_weight trains the head.
+    ranges: ClassVar = {"patch_weight": Range(0.05, 5, log=True), "smooth_l1_weight": Range(0.05, 5, log=True)}
 
     def __init__(
         self,

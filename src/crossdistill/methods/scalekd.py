@@ -23,7 +23,7 @@ last map is one position gives every query the same answer: its frequency term i
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.alignment import batch_norm
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 View = Literal["spatial", "frequency"]
@@ -127,6 +128,13 @@ class ScaleKD(Distiller):
     """
 
     needs = Needs(teacher={"prefix", "final", "segments"}, student={"features"})
+    # label_weight stays: the others are measured against it.
+    ranges: ClassVar = {
+        "logit_weight": Range(0.05, 5, log=True),
+        "spatial_weight": Range(0.008, 0.8, log=True),
+        "frequency_weight": Range(0.006, 0.6, log=True),
+        "temperature": Range(1, 4, log=True),
+    }
 
     def __init__(
         self,

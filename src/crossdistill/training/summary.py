@@ -65,6 +65,7 @@ def summarise(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": trainer.fabric.world_size,
         "precision": options.precision,
+        "teacher_cache": options.teacher_cache_mode if options.teacher_cache else None,
         "channels_last": trainer.channels_last,
         "data_fingerprint": f"{fingerprint(data.train)}/{fingerprint(data.validation)}",
         "teacher_fingerprint": weights_fingerprint(distiller.teacher) if distiller.teacher is not None else None,

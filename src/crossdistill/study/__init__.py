@@ -1,0 +1,1 @@
+"""Many runs that answer one question: the search for hyper-parameters."""

@@ -1,0 +1,3 @@
+from study.helpers import runs
+
+__all__ = ["runs"]

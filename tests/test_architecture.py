@@ -17,7 +17,7 @@ FLOORS = (
     {"methods"},
     {"functional", "evaluation", "cache"},
     {"analysis", "training"},
-    {"quickstart", "study"},
+    {"study"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.
     {"cli", "testing"},
 )

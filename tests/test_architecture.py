@@ -18,6 +18,7 @@ FLOORS = (
     {"functional", "evaluation", "cache"},
     {"analysis", "training"},
     {"study"},
+    {"report"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.
     {"cli", "testing"},
 )

@@ -32,24 +32,28 @@ def run(arguments: list[str]) -> None:
 
     from rich.console import Console
 
+    from crossdistill.report import LivePage
     from crossdistill.study import compare
 
     output = options.get("output") or ""
-    comparison = compare(
-        study,
-        output,
-        jobs=options.get("jobs", 1),
-        pairs=options.get("pairs"),
-        rows=options.get("rows"),
-        rerun_damaged=options.get("rerun_damaged", False),
-        console=Console(),
-    )
+    with LivePage(output) as page:
+        comparison = compare(
+            study,
+            output,
+            jobs=options.get("jobs", 1),
+            pairs=options.get("pairs"),
+            rows=options.get("rows"),
+            rerun_damaged=options.get("rerun_damaged", False),
+            console=Console(),
+            after_run=page.update,
+        )
     report([(output, comparison)])
 
 
 def report(comparisons: "list[tuple[str, Comparison]]") -> None:
-    """Print the tables of comparisons in these folders; exit with 3 where a run came to no end."""
+    """Print the tables of comparisons and write their pages; exit with 3 where a run came to no end."""
     from crossdistill.cli.tables import show
+    from crossdistill.report import write_report
     from crossdistill.study.tables import lines_below, table
 
     for folder, comparison in comparisons:
@@ -57,6 +61,7 @@ def report(comparisons: "list[tuple[str, Comparison]]") -> None:
             show(table(comparison.results, pair))
         for line in lines_below(comparison.results):
             print(line)
+        print(f"as a page: {write_report(folder)}")
         print(f"more of it: {folder}/results.md; each run's student, metrics and recipe: its folder in {folder}")
     failed = [outcome for _, comparison in comparisons for outcome in comparison.failed]
     for outcome in failed:

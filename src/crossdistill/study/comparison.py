@@ -1,7 +1,7 @@
 """Run a study: what is missing of it, with any engine, and its results from all that is there."""
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +49,7 @@ def compare(
     rerun_damaged: bool = False,
     console: Console | None = None,
     engine: Engine | None = None,
+    after_run: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Make the runs of a study that are not there yet, and compare all that are.
 
@@ -66,6 +67,7 @@ def compare(
         rerun_damaged: remove runs that cannot be read, and make them again.
         console: where to report; default: the standard output.
         engine: executes the runs; default: by `jobs`.
+        after_run: called, in this process, when a run has ended, as by `report.LivePage`.
 
     Raises:
         UserError: a mistake in the study, or a folder with something else in it.
@@ -95,7 +97,8 @@ def compare(
         missing = [run for run in wanted if run.name not in done]
         failed: list[Outcome] = []
         if missing:
-            with Progress(console, len(missing), [run.name for run in wanted if run.name in done]) as progress:
+            there = [run.name for run in wanted if run.name in done]
+            with Progress(console, len(missing), there, after_run) as progress:
                 make = engine or (one_after_another if jobs == 1 else Workers(jobs))
                 failed = _execute(missing, done, record, folder, make, progress)
         results = collect(folder)

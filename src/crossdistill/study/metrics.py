@@ -9,7 +9,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from crossdistill.errors import UserError, nearest
 from crossdistill.training.run_folder import Predictions
 
-_BINS = 15
+# Of equal width, of the expected calibration error.
+CALIBRATION_BINS = 15
 
 
 class Metric(Protocol):
@@ -66,7 +67,9 @@ def find_metric(name: str) -> Metric:
 
 def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Expected calibration error in percent: 15 bins of equal width, mean absolute gap."""
-    error = multiclass_calibration_error(logits.softmax(dim=1), labels, logits.shape[1], n_bins=_BINS, norm="l1")
+    error = multiclass_calibration_error(
+        logits.softmax(dim=1), labels, logits.shape[1], n_bins=CALIBRATION_BINS, norm="l1"
+    )
     return 100 * error.item()
 
 

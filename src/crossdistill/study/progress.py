@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -20,13 +21,17 @@ class Progress:
         console: where to.
         total: runs that are to be made.
         there: names of those that are there already.
+        after_run: called when a run has ended.
     """
 
-    def __init__(self, console: Console, total: int, there: list[str]) -> None:
+    def __init__(
+        self, console: Console, total: int, there: list[str], after_run: Callable[[], None] = lambda: None
+    ) -> None:
         # Runs in this process turn the standard output to their logs for as long as they last.
         self._console = console
         self._console.file = console.file
         self._total = total
+        self._after_run = after_run
         self._ended = 0
         self._running: dict[str, Run] = {}
         self._status: Status | None = None
@@ -60,6 +65,7 @@ class Progress:
         if not outcome.error:
             told = f"top-1 {outcome.summary['top1']:.2f} %, {outcome.summary['seconds']:.0f} s"
         self._say(f"{self._ended}/{self._total}  {outcome.run.name}  {told}")
+        self._after_run()
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)

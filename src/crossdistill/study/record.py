@@ -14,7 +14,7 @@ from crossdistill.study.files import read_yaml
 from crossdistill.study.layers import first_difference
 from crossdistill.study.study import Study
 
-_STUDY = "study.yaml"
+STUDY_FILE = "study.yaml"
 _FACTS = "study.json"
 
 
@@ -36,7 +36,7 @@ class Record:
 
 def has_record(folder: Path) -> bool:
     """Whether a study was begun in a folder."""
-    return (folder / _STUDY).exists()
+    return (folder / STUDY_FILE).exists()
 
 
 def read_record(folder: Path) -> Record:
@@ -46,8 +46,8 @@ def read_record(folder: Path) -> Record:
         UserError: there is none, or it is damaged.
     """
     if not has_record(folder):
-        raise UserError(f"{folder} holds no study: there is no {_STUDY} in it")
-    study = Study.from_dict(read_yaml(folder / _STUDY), str(folder / _STUDY))
+        raise UserError(f"{folder} holds no study: there is no {STUDY_FILE} in it")
+    study = Study.from_dict(read_yaml(folder / STUDY_FILE), str(folder / STUDY_FILE))
     file = folder / _FACTS
     try:
         facts = json.loads(file.read_text()) if file.exists() else {}
@@ -60,7 +60,7 @@ def write_record(record: Record, folder: Path) -> None:
     """Write the record into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        _STUDY: yaml.safe_dump(record.study.to_dict(), sort_keys=False, allow_unicode=True),
+        STUDY_FILE: yaml.safe_dump(record.study.to_dict(), sort_keys=False, allow_unicode=True),
         _FACTS: json.dumps({"inputs": record.inputs, "same_time": record.same_time}, indent=2) + "\n",
     }
     for name, text in texts.items():

@@ -12,8 +12,8 @@ _FILE = "results.md"
 
 def table(results: Results, pair: PairResult) -> Table:
     """The table of a pair, for `rich.print`."""
-    header, *rows = _cells(results, pair)
-    shown = Table(title=_title(pair), title_justify="left")
+    header, *rows = cells(results, pair)
+    shown = Table(title=title(pair), title_justify="left")
     for k, column in enumerate(header):
         shown.add_column(column, justify="right" if k else "left", overflow="fold")
     for row in rows:
@@ -40,13 +40,13 @@ def markdown(results: Results) -> str:
     """All that a reader needs, as Markdown."""
     parts = [f"# {results.question}" if results.question else "# Comparison"]
     for pair in results.pairs:
-        parts += [f"## {_title(pair)}", _grid(_cells(results, pair)), _grid(_details(pair))]
+        parts += [f"## {title(pair)}", _grid(cells(results, pair)), _grid(details(pair))]
         changes = [line for row in pair.rows if (line := _changes(row))]
         if changes:
             parts.append("\n".join(changes))
     if lines := lines_below(results):
         parts.append("\n".join(f"- {line}" for line in lines))
-    parts.append(_LEGEND)
+    parts.append(LEGEND)
     return "\n\n".join(parts) + "\n"
 
 
@@ -56,14 +56,15 @@ def save_markdown(results: Results, folder: Path) -> None:
         beside.write_text(markdown(results))
 
 
-_LEGEND = """Means over seeds; behind ± the standard deviation over seeds. A difference is the mean of the differences
+LEGEND = """Means over seeds; behind ± the standard deviation over seeds. A difference is the mean of the differences
 between runs of the same seed, with its 95 % interval by Student's t over seeds; "level": the interval covers 0; "not
 after Holm": it does not, but Holm's correction for the rows of the table takes that back. "Seeds and images": the 95 %
 interval by a bootstrap over both. "Would settle": seeds with which a difference of this size and spread would be found
 in 80 % of studies. ECE: expected calibration error."""
 
 
-def _title(pair: PairResult) -> str:
+def title(pair: PairResult) -> str:
+    """Student, teacher and data of a pair in one line."""
     teacher = "no teacher"
     if pair.teacher is not None:
         top1 = "" if pair.teacher_top1 is None else f" ({pair.teacher_top1:.2f} %)"
@@ -72,26 +73,26 @@ def _title(pair: PairResult) -> str:
     return f"{pair.name}: {pair.student} ({size}) {teacher} on {pair.data}, {pair.train_images:,} training images"
 
 
-def _cells(results: Results, pair: PairResult) -> list[list[str]]:
+def cells(results: Results, pair: PairResult) -> list[list[str]]:
     """The main table, header first."""
     named = (one.baseline.removesuffix(f"-x{row.budget:g}") for row in pair.rows for one in row.differences)
     baselines = list(dict.fromkeys(named))
     header = ["row", "seeds", results.metric_title]
-    cells = [[*header, *(f"to {baseline}" for baseline in baselines), "agrees with teacher %", "step, x KD"]]
+    lines = [[*header, *(f"to {baseline}" for baseline in baselines), "agrees with teacher %", "step, x KD"]]
     for row in pair.rows:
         line = [row.name, str(len(row.runs)), "not run" if row.mean is None else _spread(row.mean, row.sd)]
         line += [_interval(row.difference(baseline)) for baseline in baselines]
         ratio = row.cost.step_to_kd if row.cost is not None else None
         line.append("" if row.agreement is None else f"{row.agreement.all:.2f}")
         line.append("" if ratio is None else f"{ratio:.2f}")
-        cells.append(line)
-    return cells
+        lines.append(line)
+    return lines
 
 
-def _details(pair: PairResult) -> list[list[str]]:
+def details(pair: PairResult) -> list[list[str]]:
     """What a reader looks at second."""
     header = ["row", "each seed", "seeds and images", "would settle", "agrees where teacher is right, wrong %", "ECE %"]
-    cells = [[*header, "s a run", "ms a step", "extra parameters", "peak MiB"]]
+    lines = [[*header, "s a run", "ms a step", "extra parameters", "peak MiB"]]
     for row in pair.rows:
         if row.cost is None:
             continue
@@ -109,8 +110,8 @@ def _details(pair: PairResult) -> list[list[str]]:
             f"{row.cost.extra_parameters:,}",
             f"{row.cost.peak_memory_bytes / 2**20:.0f}",
         ]
-        cells.append(line)
-    return cells
+        lines.append(line)
+    return lines
 
 
 def _changes(row: RowResult) -> str:

@@ -146,6 +146,27 @@ class RunFolder:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.predictions} is missing or damaged ({' '.join(str(error).split())})") from error
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`: `kind` (train or evaluation), `step`, `epoch`, and values by name.
+
+        A last line that is still being written is left out.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.metrics.exists():
+            return []
+        lines = []
+        try:
+            texts = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            for text in texts:
+                if text.endswith("\n"):
+                    line = json.loads(text)
+                    lines.append(line | {name: line[name] for name in ("kind", "step", "epoch")})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.metrics} is damaged in line {len(lines) + 1}") from error
+        return lines
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """The last thing that a run writes."""
         write_atomically(self.summary, json.dumps(summary, indent=2) + "\n")

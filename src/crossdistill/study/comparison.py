@@ -20,6 +20,7 @@ from crossdistill.study.results import Results, save_results
 from crossdistill.study.runs import Inputs, Run, is_damaged, is_finished, plan, remove, with_length
 from crossdistill.study.study import Study
 from crossdistill.study.tables import save_markdown
+from crossdistill.study.tuned_rows import tune_rows
 from crossdistill.study.workers import Workers
 from crossdistill.training.run import check_options
 
@@ -84,7 +85,7 @@ def compare(
     find_metric(study.metric)
     with _alone_in(folder) as locked:
         record = _record(study, folder)
-        runs = plan(record.study, folder, record.same_time)
+        runs = plan(record.study, folder, record.same_time, record.tuned)
         wanted = _chosen(study, runs, pairs, rows)
         _check(wanted)
         _mend([run for run in runs if run.folder.path.exists()], rerun_damaged)
@@ -95,6 +96,9 @@ def compare(
         locked()
         write_record(record, folder)
         missing = [run for run in wanted if run.name not in done]
+        if record.study.tune_trials and tune_rows(missing, record, folder, console):
+            tuned = {run.name: run for run in plan(record.study, folder, record.same_time, record.tuned)}
+            missing = [tuned[run.name] for run in missing]
         failed: list[Outcome] = []
         if missing:
             there = [run.name for run in wanted if run.name in done]

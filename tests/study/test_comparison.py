@@ -253,6 +253,14 @@ def test_two_jobs_equal_one(finished: Path, small: dict[str, Any], tmp_path: Pat
     assert "validation" in (tmp_path / "out" / "pair" / "kd" / "0" / "log.txt").read_text()
 
 
+def test_a_worker_that_dies_is_told_and_the_others_go_on(small: dict[str, Any], tmp_path: Path) -> None:
+    study = small | {"seeds": 1, "rows": {"dies": {"method": "study.dying.Dying"}, "scratch": None}}
+    comparison = quiet(study, tmp_path / "out", jobs=2)
+    (failed,) = comparison.failed
+    assert failed.run.name == "pair/dies/0" and "its process ended with exit code 7" in failed.error
+    assert [row.mean is None for row in comparison.results.pairs[0].rows] == [True, False]
+
+
 @pytest.fixture(scope="module")
 def longer(small: dict[str, Any]) -> dict[str, Any]:
     """A study that lasts long enough to be caught in the middle."""
@@ -316,6 +324,7 @@ def test_mistakes_are_told_before_anything_is_written(small: dict[str, Any], tmp
         ({"metric": "tpo5"}, "unknown metric 'tpo5'; did you mean 'top5'"),
         ({"rows": {"kd": {"method.kwargs.temprature": 2}}}, "kd: method kd has no hyper-parameter 'temprature'; did"),
         ({"recipe": {**small["recipe"], "data": ""}}, "--data is missing"),
+        ({"recipe": {**small["recipe"], "devices": 2}}, "a run of a study has one device; --jobs"),
         ({"recipe": {**small["recipe"], "teacher_weights": "nowhere"}}, "nor an existing file"),
     ):
         with pytest.raises(UserError, match=line):
@@ -327,6 +336,15 @@ def test_mistakes_are_told_before_anything_is_written(small: dict[str, Any], tmp
     (output / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="is not empty, and holds no study"):
         quiet(small, output)
+
+
+def test_two_at_once_in_one_folder_are_refused(copy: Path, small: dict[str, Any]) -> None:
+    def engine(runs: list[Run], teller: Any) -> list[Outcome]:
+        with pytest.raises(UserError, match="another process compares in"):
+            quiet(small, copy)
+        return [execute(run) for run in runs]
+
+    assert not quiet(small | {"rows": ["scratch", "ofa"], "seeds": 1}, copy, engine=engine).failed
 
 
 def test_results_are_plain_data(finished: Path) -> None:

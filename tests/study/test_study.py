@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, ModelOptions
@@ -121,6 +122,7 @@ def test_flags_overrule_every_layer() -> None:
         ({"rows": {"a/b": "kd"}}, "give a name of letters"),
         ({"rows": {"kd": {"only": ["three"]}}}, "there is no 'three'; there are pair"),
         ({"budget": [0]}, "budget: give factors"),
+        ({"folders": "{method}"}, "folders: '{method}' may have {pair}, {row} and {seed} only"),
         ({"rows": {"kd": None, "kd-x3": "kd"}, "budget": [1, 3]}, "would be called 'kd-x3'"),
     ],
 )
@@ -156,6 +158,16 @@ def test_shipped_studies_are_whole() -> None:
         assert study.question and study.seeds
         for pair in study.pairs:
             assert all(study.options(pair, row) for row in study.rows_of(pair))
+
+
+def test_the_study_of_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    study = Study.from_dict(yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0]))
+    rows = {row.name: study.options("vit-cnn", row) for row in study.rows_of("vit-cnn")}
+    assert rows["kd-hot"].method == MethodOptions("kd", {"temperature": 8})
+    assert (rows["longer"].method.name, rows["longer"].epochs, rows["kd-x10"].epochs) == ("fbt", 28, 140)
+    assert "cakd" not in {row.name for row in study.rows_of("cnn-cnn")}
+    assert "scratch-same-time" in rows
 
 
 def test_a_misspelt_study_or_asset_is_told(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def to_options(layer: Layer, where: str) -> TrainingOptions:
         UserError: a value of another type.
     """
     try:
-        parsed = _parser().parse_object(nested(layer))
+        parsed = _parser().parse_object(nested(layer), defaults=False)
     except ArgumentError as error:
         wrong = re.match(r'Parser key "([^"]+)":', str(error))
         if wrong is None:

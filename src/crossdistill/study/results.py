@@ -139,8 +139,9 @@ class RowResult:
     note: str = ""
 
     def difference(self, baseline: str) -> Difference | None:
-        """The difference to a baseline; None where there is none."""
-        return next((one for one in self.differences if one.baseline.partition("-x")[0] == baseline), None)
+        """The difference to a baseline, of the row's own budget; None where there is none."""
+        name = baseline if self.budget == 1 else f"{baseline}-x{self.budget:g}"
+        return next((one for one in self.differences if one.baseline == name), None)
 
 
 @dataclass

@@ -75,7 +75,8 @@ def title(pair: PairResult) -> str:
 
 def cells(results: Results, pair: PairResult) -> list[list[str]]:
     """The main table, header first."""
-    baselines = list(dict.fromkeys(one.baseline.partition("-x")[0] for row in pair.rows for one in row.differences))
+    named = (one.baseline.removesuffix(f"-x{row.budget:g}") for row in pair.rows for one in row.differences)
+    baselines = list(dict.fromkeys(named))
     header = ["row", "seeds", results.metric_title]
     lines = [[*header, *(f"to {baseline}" for baseline in baselines), "agrees with teacher %", "step, x KD"]]
     for row in pair.rows:

@@ -61,7 +61,8 @@ def _compared(name: str, found: Difference) -> str:
     if found.verdict == "level":
         more = ""
         if found.seeds_to_settle is not None:
-            more = f" If the difference is real, about {found.seeds_to_settle} seeds would show it."
+            more = f" If the difference is real, about {found.seeds_to_settle} seeds would show it"
+            more += f", by the spread of these {len(found.seeds)}."
         return f"{name} and {found.baseline} are level: {points} ({interval}, which covers 0).{more}"
     after = " Holm's correction for all rows takes that back." if found.verdict.endswith("Holm") else ""
     return f"That is {points} ({interval}).{after}"

@@ -2,7 +2,7 @@
 
     python recipes/cskd_attention_distance.py
 
-Trains the ViT of the quickstart on fashion-mini three times (local answers that fade, local answers
+Trains the ViT of the study `ablations-cskd` on fashion-mini three times (local answers that fade, local answers
 throughout, no spatial term) and measures, on all validation images, the attention distance of every layer: the mean
 distance between a patch and the patches that it attends to, weighted by the attention, over patches, heads and images
 (Dosovitskiy et al., ICLR 2021, figure 7), here in percent of the image's side. A dotted line shows what attention to
@@ -11,7 +11,6 @@ all patches alike would give. Runs that are there are not run again.
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from fashion_students import fashion_recipe
-from tables import run_missing
+from rich.console import Console
 from torch import Tensor, nn
 
+from crossdistill.data import Batch
 from crossdistill.methods.cskd import CSKD
-from crossdistill.quickstart import PAIRS
+from crossdistill.options import MethodOptions
+from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.attention import is_attention, project
+from crossdistill.study import read_study
+from crossdistill.study.engines import finish
+from crossdistill.study.files import asset
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fusion": {},
@@ -42,19 +45,21 @@ class WatchedCSKD(CSKD):
     """CSKD whose evaluations also hold the attention distance of every layer of the student."""
 
     @torch.no_grad()
-    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
         distances: dict[str, Tensor] = {}
 
         def measure(name: str) -> Any:
             def hook(attention: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-                distances[name] = attention_distance(attention, arguments[0], self.student.stages[-1].size)
+                distances[name] = attention_distance(attention, arguments[0], model.stages[-1].size)
 
             return hook
 
-        layers = [module for module in self.student.modules() if is_attention(module)]
+        layers = [module for module in model.modules() if is_attention(module)]
         hooks = [layer.register_forward_pre_hook(measure(f"distance_{k}")) for k, layer in enumerate(layers, start=1)]
         try:
-            return super().validation_metrics(images, labels) | distances
+            # One more pass: the outputs are there already.
+            model(batch.images)
+            return super().validation_metrics(batch, model, outputs) | distances
         finally:
             for hook in hooks:
                 hook.remove()
@@ -86,10 +91,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/attention_distance"))
     arguments = parser.parse_args()
     curves = {}
+    study = read_study("ablations-cskd")
     for name, hyperparameters in SETTINGS.items():
         output = arguments.output / name.replace(" ", "_")
-        changed = partial(fashion_recipe, PAIRS["cnn-vit"], hyperparameters=hyperparameters)
-        run_missing(changed, "cskd_attention_distance.WatchedCSKD", output, 0, evaluate_every=EVALUATE_EVERY)
+        options = study.options("cnn-distilled-vit", study.rows["full"])
+        options.teacher_weights = asset(options.teacher_weights)
+        options.method = MethodOptions("cskd_attention_distance.WatchedCSKD", hyperparameters)
+        options.output, options.evaluate_every = str(output), EVALUATE_EVERY
+        finish(options, Console(quiet=True))
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         curves[name] = [line for line in lines if "distance_1" in line]
     _draw(curves)

@@ -17,7 +17,8 @@ FLOORS = (
     {"methods"},
     {"functional", "evaluation", "cache"},
     {"analysis", "training"},
-    {"quickstart", "study"},
+    {"study"},
+    {"report"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.
     {"cli", "testing"},
 )

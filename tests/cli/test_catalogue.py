@@ -96,7 +96,7 @@ def test_no_model_matches(capsys: pytest.CaptureFixture[str]) -> None:
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """The calls that reach `crossdistill.study.quickstart.run`."""
     calls: list[tuple] = []
-    monkeypatch.setattr(crossdistill.study.quickstart, "run", lambda *given: calls.append(given))
+    monkeypatch.setattr(crossdistill.study.quickstart, "run", lambda *given: calls.append(given) or [])
     return calls
 
 

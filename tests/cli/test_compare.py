@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import crossdistill.report
 import crossdistill.study
 from cli.conftest import refusal, training
 from crossdistill.cli import main
@@ -22,6 +23,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Study, str, dict[str, A
         return Comparison(Results("", "top1", "top-1 %", []))
 
     monkeypatch.setattr(crossdistill.study, "compare", compare)
+    monkeypatch.setattr(crossdistill.report, "write_report", lambda folder: Path(folder) / "report.html")
     return calls
 
 

@@ -338,6 +338,15 @@ def test_mistakes_are_told_before_anything_is_written(small: dict[str, Any], tmp
         quiet(small, output)
 
 
+def test_two_at_once_in_one_folder_are_refused(copy: Path, small: dict[str, Any]) -> None:
+    def engine(runs: list[Run], teller: Any) -> list[Outcome]:
+        with pytest.raises(UserError, match="another process compares in"):
+            quiet(small, copy)
+        return [execute(run) for run in runs]
+
+    assert not quiet(small | {"rows": ["scratch", "ofa"], "seeds": 1}, copy, engine=engine).failed
+
+
 def test_results_are_plain_data(finished: Path) -> None:
     results = load_results(finished)
     assert json.loads((finished / "results.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(results)))

@@ -1,8 +1,7 @@
 """Run a study: what is missing of it, with any engine, and its results from all that is there."""
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +19,7 @@ from crossdistill.study.results import Results, save_results
 from crossdistill.study.runs import Inputs, Run, is_damaged, is_finished, plan, remove, with_length
 from crossdistill.study.study import Study
 from crossdistill.study.tables import save_markdown
+from crossdistill.study.tuned_rows import tune_rows
 from crossdistill.study.workers import Workers
 from crossdistill.training.run import check_options
 
@@ -82,9 +82,9 @@ def compare(
     if not study.seeds:
         raise UserError("there are no seeds: give --seeds")
     find_metric(study.metric)
-    with _alone_in(folder) as locked:
+    with _Lock(folder) as lock:
         record = _record(study, folder)
-        runs = plan(record.study, folder, record.same_time)
+        runs = plan(record.study, folder, record.same_time, record.tuned)
         wanted = _chosen(study, runs, pairs, rows)
         _check(wanted)
         _mend([run for run in runs if run.folder.path.exists()], rerun_damaged)
@@ -92,9 +92,12 @@ def compare(
         known = _inputs(wanted, inputs, record, folder)
         done = {run.name for run in runs if is_finished(run, inputs)}
         record.inputs |= known
-        locked()
+        lock.take()
         write_record(record, folder)
         missing = [run for run in wanted if run.name not in done]
+        if record.study.tune_trials and tune_rows(missing, record, folder, console):
+            tuned = {run.name: run for run in plan(record.study, folder, record.same_time, record.tuned)}
+            missing = [tuned[run.name] for run in missing]
         failed: list[Outcome] = []
         if missing:
             there = [run.name for run in wanted if run.name in done]
@@ -244,30 +247,40 @@ def _same_time(run: Run, runs: list[Run], done: set[str]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[Any]:
-    """Refuse a folder in which another process compares; the folder is made when `locked()` is called."""
-    file: TextIO | None = None
+class _Lock:
+    """Keeps another process from comparing in the same folder, while it is held."""
 
-    def lock() -> None:
-        nonlocal file
-        if file is not None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "_Lock":
+        # A folder without a study is left as it is until all that can be refused was.
+        if has_record(self.folder):
+            self.take()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def take(self) -> None:
+        """Make the folder and its lock, unless that was done.
+
+        Raises:
+            UserError: another process has it.
+        """
+        if self._file is not None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("w")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / _LOCK).open("w")
         try:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
             pass  # Windows has no such locks.
         except OSError as error:
-            raise UserError(f"another process compares in {folder}: wait for it, or choose another --output") from error
-
-    try:
-        if has_record(folder):
-            lock()
-        yield lock
-    finally:
-        if file is not None:
-            file.close()
+            raise UserError(
+                f"another process compares in {self.folder}: wait for it, or choose another --output"
+            ) from error

@@ -1,6 +1,7 @@
 """The runs of a study: their options with every word of a study resolved, and what is there of them already."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from crossdistill.models import read_weights, weights_fingerprint
 from crossdistill.options import ModelOptions, TrainingOptions
 from crossdistill.study.files import asset
 from crossdistill.study.layers import first_difference
+from crossdistill.study.search_space import with_values
 from crossdistill.study.study import Row, Study
 from crossdistill.training.ingredients import build_teacher, open_run_data
 from crossdistill.training.run_folder import RunFolder, load_recipe
@@ -48,13 +50,20 @@ class Run:
         return RunFolder(self.options.output)
 
 
-def plan(study: Study, output: Path, same_time: dict[str, dict[str, Any]] | None = None) -> list[Run]:
+def plan(
+    study: Study,
+    output: Path,
+    same_time: Mapping[str, dict[str, Any]] | None = None,
+    tuned: Mapping[str, dict[str, Any]] | None = None,
+) -> list[Run]:
     """All runs of a study: the first seed of everything first.
 
     Args:
         study: the study.
         output: its folder.
         same_time: of each pair whose length is known, the steps of its control of that name.
+        tuned: of each `PAIR/ROW` whose hyper-parameters were chosen, the `values`; controls and other budgets of a row
+            have its own.
 
     Raises:
         UserError: options or a teacher that no run can have, or two runs in one folder.
@@ -63,17 +72,30 @@ def plan(study: Study, output: Path, same_time: dict[str, dict[str, Any]] | None
     for seed in study.seeds:
         for pair in study.pairs:
             for row in study.rows_of(pair):
-                options = study.options(pair, row, seed)
-                if row.control == "same-time" and pair in (same_time or {}):
-                    length = (same_time or {})[pair]
-                    options = with_length(options, length["epochs"], length["max_steps"])
                 folder = output / study.folder(pair, row.name, seed)
                 if folder in folders:
                     raise UserError(f"folders: {study.folders} gives two runs the same folder, {folder}")
                 folders.add(folder)
-                options.output = str(folder)
-                runs.append(_resolved(study, Run(pair, row, seed, options), output))
+                run = single_run(study, pair, row, seed, output)
+                options = run.options
+                if chosen := (tuned or {}).get(f"{pair}/{row.base or row.name}"):
+                    options = with_values(options, chosen["values"])
+                if row.control == "same-time" and pair in (same_time or {}):
+                    length = (same_time or {})[pair]
+                    options = with_length(options, length["epochs"], length["max_steps"])
+                runs.append(replace(run, options=options))
     return runs
+
+
+def single_run(study: Study, pair: str, row: Row, seed: int, output: Path) -> Run:
+    """One run as the study says it, before anything is chosen or measured.
+
+    Raises:
+        UserError: options or a teacher that no run can have.
+    """
+    options = study.options(pair, row, seed)
+    options.output = str(output / study.folder(pair, row.name, seed))
+    return _resolved(study, Run(pair, row, seed, options), output)
 
 
 def with_length(options: TrainingOptions, epochs: int, max_steps: int | None) -> TrainingOptions:

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from crossdistill.study import Comparison, Study
     from crossdistill.study.engines import Engine
 
-_OWN = ("methods", "seeds", "metric", "controls", "budget", "tune_trials", "tune_search")
+_OWN = ("methods", "seeds", "metric", "controls", "budget", "tune_trials", "tune_search", "share_teacher")
 _CALL = ("study", "pairs", "rows", "jobs", "cluster", "cluster_cpus", "cluster_gpus", "rerun_damaged", "output")
 # What a study sets for each run, and what says it here.
-_ELSEWHERE = {"seed": "--seeds", "data_seed": "--seeds", "method": "--methods", "resume": "the same command"}
+_ELSEWHERE = {
+    "seed": "--seeds",
+    "data_seed": "--seeds",
+    "method": "--methods",
+    "resume": "the same command",
+    "teacher_cache": "--share_teacher true",
+    "teacher_cache_fill": "--share_teacher true",
+}
 
 
 def run(arguments: list[str]) -> None:
@@ -108,6 +115,11 @@ def _parser() -> ArgumentParser:
     )
     group.add_argument(
         "--tune_search", type=str, nargs="+", help="what is searched; default: all that a method has ranges for"
+    )
+    group.add_argument(
+        "--share_teacher",
+        type=bool,
+        help="compute once what a teacher says of a seed's images, for all rows that read its logits or pooled vectors",
     )
     group.add_argument("--pairs", type=str, nargs="+", help="make the runs of these pairs only")
     group.add_argument("--rows", type=str, nargs="+", help="make the runs of these rows only")

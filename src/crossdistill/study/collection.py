@@ -44,7 +44,7 @@ def collect(folder: str | Path) -> Results:
     record = read_record(folder)
     study = record.study
     metric = find_metric(study.metric)
-    runs = plan(study, folder, record.same_time, record.tuned)
+    runs = plan(study, folder, record)
     finished = {run.name: _read(run, metric) for run in runs if run.folder.finished}
     results = Results(study.question, metric.name, metric.title, list(study.seeds))
     results.missing = [run.name for run in runs if run.name not in finished]

@@ -16,7 +16,7 @@ from crossdistill.study.study import Study
 
 STUDY_FILE = "study.yaml"
 _FACTS = "study.json"
-_NAMES = ("inputs", "same_time", "tuned")
+_NAMES = ("inputs", "same_time", "tuned", "memory_orders")
 
 
 @dataclass
@@ -30,12 +30,14 @@ class Record:
             scratch's steps, and the row that it takes `as_long_as`.
         tuned: of each `PAIR/ROW` whose hyper-parameters were chosen, the `values`, the number of `trials`, and the
             accuracy on the held-out images: the `best`, and that of the `recipe` as it was given.
+        memory_orders: of each student that was measured, what `--channels_last auto` stands for.
     """
 
     study: Study
     inputs: dict[str, dict[str, str | None]] = field(default_factory=dict)
     same_time: dict[str, dict[str, Any]] = field(default_factory=dict)
     tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    memory_orders: dict[str, str] = field(default_factory=dict)
 
 
 def has_record(folder: Path) -> bool:

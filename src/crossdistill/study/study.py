@@ -77,6 +77,8 @@ class Study:
         baselines: the rows that the others are compared with.
         folders: of a run within the study's, with {pair}, {row} and {seed}.
         tune_trials: trials of each row's hyper-parameters, on held-out training images, before its seeds run; 0: none.
+        share_teacher: whether what a teacher says of a seed's images is computed once, for all rows that read only its
+            logits or pooled vectors.
         tune_search: names of what is searched; empty: all that a method has ranges for, and the optimiser's.
     """
 
@@ -92,6 +94,7 @@ class Study:
     folders: str = "{pair}/{row}/{seed}"
     tune_trials: int = 0
     tune_search: tuple[str, ...] = ()
+    share_teacher: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "the study") -> "Study":
@@ -122,6 +125,8 @@ class Study:
             given["pairs"] = _pairs(given["pairs"], where)
         if "tune_trials" in given and (type(given["tune_trials"]) is not int or given["tune_trials"] < 0):
             raise UserError(f"{where}: tune_trials: give a number of trials, got '{given['tune_trials']}'")
+        if not isinstance(given.get("share_teacher", False), bool):
+            raise UserError(f"{where}: share_teacher: give true or false, got '{given['share_teacher']}'")
         for name in ("controls", "baselines", "tune_search"):
             if name in given:
                 given[name] = tuple(map(str, _list(given[name], f"{where}: {name}")))
@@ -153,6 +158,7 @@ class Study:
             "folders": self.folders,
             "tune_trials": self.tune_trials,
             "tune_search": list(self.tune_search),
+            "share_teacher": self.share_teacher,
         }
         always = ("metric", "seeds", "recipe", "pairs", "rows")
         default = Study()

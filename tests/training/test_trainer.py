@@ -71,6 +71,11 @@ def test_run_folder_holds_what_it_should(image_folder: Path, tmp_path: Path) -> 
     for key in ("method", "teacher", "student", "seed", "epochs", "top1", "best_top1", "teacher_top1", "student_params",
                 "teacher_agreement", "extra_params", "images_per_second", "seconds", "peak_memory_bytes"):  # fmt: skip
         assert on_disk[key] is not None, key
+    assert [stage["channels"] for stage in summary["stages"]["student"]] == [
+        stage.channels for stage in load_student(output).stages
+    ]
+    assert len(summary["stages"]["teacher"]) == 4
+    assert summary["reads"] == {"teacher": ["logits"], "student": ["logits"]}
     # Three tints that a CNN learns in seconds: the loop really trains.
     assert summary["top1"] > 80
     lines = metrics(output)

@@ -87,7 +87,9 @@ def _parameters(model: StagedModel | None) -> int | None:
 
 
 def _stages(model: StagedModel | None) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(stage) for stage in model.stages] if model is not None else []
+    """Each stage as JSON has it, which knows no tuples."""
+    stages = [dataclasses.asdict(stage) for stage in model.stages] if model is not None else []
+    return [{name: list(v) if isinstance(v, tuple) else v for name, v in stage.items()} for stage in stages]
 
 
 def print_summary(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:

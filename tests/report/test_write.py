@@ -151,6 +151,19 @@ def test_a_run_that_is_not_finished_has_a_page(run: Path, tmp_path: Path) -> Non
     assert "The run has not come to its end." in page.texts and "Loss terms, as weighted" in page.texts
 
 
+def test_a_study_of_other_budgets_and_one_seed(fields: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "study"
+    recipe = fields["recipe"] | {"max_steps": 1, "evaluate_every": 9}
+    quiet(fields | {"seeds": 1, "budget": [2, 3], "recipe": recipe}, output)
+    page = ReadPage(write_report(output))
+    assert "Accuracy against budget" in page.texts and "4 of 4 runs are finished" in page.text
+    # At the least budget; of one seed nothing is said of noise.
+    assert re.search(r"(kd|scratch)-x2 reaches the highest top-1: \d+.\d\d %, by one seed", page.text)
+    assert any(text.startswith("Accuracy was measured at the end only") for text in page.texts)
+    shutil.rmtree(output / "pair")
+    assert "No run is finished yet." in ReadPage(write_report(output)).texts
+
+
 def test_a_study_page_follows_the_study(fields: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "study"
     states: list[tuple[str, bool]] = []

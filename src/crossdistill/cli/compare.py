@@ -9,15 +9,23 @@ from jsonargparse import ArgumentParser
 from crossdistill.cli.distill import check_models, training_parser
 from crossdistill.cli.parsing import parse
 from crossdistill.errors import UserError
-from crossdistill.options.values import PositiveInt, plain
+from crossdistill.options.values import NonNegativeFloat, PositiveInt, plain
 
 if TYPE_CHECKING:
     from crossdistill.study import Comparison, Study
+    from crossdistill.study.engines import Engine
 
-_OWN = ("methods", "seeds", "metric", "controls", "budget")
-_CALL = ("study", "pairs", "rows", "jobs", "rerun_damaged", "output")
+_OWN = ("methods", "seeds", "metric", "controls", "budget", "tune_trials", "tune_search", "share_teacher")
+_CALL = ("study", "pairs", "rows", "jobs", "cluster", "cluster_cpus", "cluster_gpus", "rerun_damaged", "output")
 # What a study sets for each run, and what says it here.
-_ELSEWHERE = {"seed": "--seeds", "data_seed": "--seeds", "method": "--methods", "resume": "the same command"}
+_ELSEWHERE = {
+    "seed": "--seeds",
+    "data_seed": "--seeds",
+    "method": "--methods",
+    "resume": "the same command",
+    "teacher_cache": "--share_teacher true",
+    "teacher_cache_fill": "--share_teacher true",
+}
 
 
 def run(arguments: list[str]) -> None:
@@ -45,6 +53,7 @@ def run(arguments: list[str]) -> None:
             rows=options.get("rows"),
             rerun_damaged=options.get("rerun_damaged", False),
             console=Console(),
+            engine=_engine(options),
             after_run=page.update,
         )
     report([(output, comparison)])
@@ -70,6 +79,20 @@ def report(comparisons: "list[tuple[str, Comparison]]") -> None:
         sys.exit(3)
 
 
+def _engine(options: dict[str, Any]) -> "Engine | None":
+    """The cluster, where one is asked for."""
+    if not options.get("cluster"):
+        for name in ("cluster_cpus", "cluster_gpus"):
+            if name in options:
+                raise UserError(f"--{name} belongs to --cluster: say which")
+        return None
+    if "jobs" in options:
+        raise UserError("--jobs is for this machine alone: a --cluster starts as many runs as it has room for")
+    from crossdistill.study.cluster import Cluster
+
+    return Cluster(options["cluster"], options.get("cluster_cpus", 1), options.get("cluster_gpus", 0))
+
+
 def _parser() -> ArgumentParser:
     parser = training_parser("compare", "Methods x seeds under one recipe, compared with statistics.")
     parser.usage = "crossdistill compare [STUDY] [options]"
@@ -85,9 +108,29 @@ def _parser() -> ArgumentParser:
         help="further rows: same-time, label-smoothing, random-teacher, shuffled-teacher, self-teacher",
     )
     group.add_argument("--budget", type=float, nargs="+", help="factors on the steps, such as 1 3 10: a row for each")
+    group.add_argument(
+        "--tune_trials",
+        type=PositiveInt,
+        help="trials of the hyper-parameters of every row, on held-out training images, before its seeds run",
+    )
+    group.add_argument(
+        "--tune_search", type=str, nargs="+", help="what is searched; default: all that a method has ranges for"
+    )
+    group.add_argument(
+        "--share_teacher",
+        type=bool,
+        help="compute once what a teacher says of a seed's images, for all rows that read its logits or pooled vectors",
+    )
     group.add_argument("--pairs", type=str, nargs="+", help="make the runs of these pairs only")
     group.add_argument("--rows", type=str, nargs="+", help="make the runs of these rows only")
     group.add_argument("--jobs", type=PositiveInt, help="runs at once on this machine; default: 1")
+    group.add_argument(
+        "--cluster",
+        type=str,
+        help="run on a Ray cluster: auto (the one of this machine), local, or ray://HOST:10001",
+    )
+    group.add_argument("--cluster_cpus", type=PositiveInt, help="cores of a run there; default: 1")
+    group.add_argument("--cluster_gpus", type=NonNegativeFloat, help="GPUs of a run there, also parts; default: 0")
     group.add_argument(
         "--rerun_damaged", type=bool, nargs="?", const=True, help="make runs again whose files cannot be read"
     )

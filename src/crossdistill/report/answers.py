@@ -8,7 +8,7 @@ from crossdistill.study.results import Difference, PairResult, Results, RowResul
 
 def leader(pair: PairResult, *, but: str = "") -> RowResult | None:
     """The row with the highest mean, but for one; controls and other budgets do not stand for election."""
-    return max((row for row in _candidates(pair) if row.name != but), key=lambda row: row.mean or 0.0, default=None)
+    return max((row for row in _candidates(pair) if row.base != but), key=lambda row: row.mean or 0.0, default=None)
 
 
 def answer_of_study(results: Results, pair: PairResult) -> list[str]:
@@ -44,7 +44,10 @@ def note_on_leaders(pair: PairResult) -> str:
 
 
 def _candidates(pair: PairResult) -> list[RowResult]:
-    return [row for row in pair.rows if row.mean is not None and not row.control and row.budget == 1]
+    rows = [row for row in pair.rows if row.mean is not None and not row.control]
+    budgets = {row.budget for row in rows}
+    budget = 1 if 1 in budgets else min(budgets, default=1)
+    return [row for row in rows if row.budget == budget]
 
 
 def _compared(name: str, found: Difference) -> str:

@@ -125,8 +125,11 @@ class _PairPage:
         return [Text(EVALUATED_ONCE)] if kind == "evaluation" else []
 
     def _budget(self, metric: str) -> Figure:
+        number: dict[str, int] = {}
+        for k, row in enumerate(self.pair.rows):
+            number.setdefault(row.base, k)
         found = {
-            name: (self.number[name], [CurvePoint(x, y, y, y) for x, y in points])
+            name: (number[name], [CurvePoint(x, y, y, y) for x, y in points])
             for name, points in self.pair.curves.items()
         }
         return figures.lines("Accuracy against budget", found, "factor on the steps", metric)
@@ -162,9 +165,11 @@ class _PairPage:
         """Images that the leading row answers otherwise than scratch of the same seed."""
         assert self.judged is not None
         judged, best = self.judged, self.answers[self.shown.name]
-        scratch = self.answers.get(_SCRATCH)
-        if scratch is None or scratch is best:
+        alike = (row for row in self.rows if row.base == _SCRATCH and row.budget == self.shown.budget)
+        row = next((row for row in alike if not row.control), None)
+        if row is None or row is self.shown:
             return [Text("Images that a method mends or breaks are shown beside scratch, and there is no such row.")]
+        scratch = self.answers[row.name]
         seeds = [seed for seed in best.answers if seed in scratch.answers]
         if not seeds:
             return []

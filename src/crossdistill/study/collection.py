@@ -11,10 +11,10 @@ import numpy as np
 from crossdistill.errors import UserError
 from crossdistill.study import statistics
 from crossdistill.study.metrics import Metric, accuracy_of_classes, agreement, calibration_error, find_metric
-from crossdistill.study.record import read_record
+from crossdistill.study.record import Record, read_record
 from crossdistill.study.results import Agreement, Cost, Difference, PairResult, Results, RowResult, RunResult
 from crossdistill.study.runs import Run, plan
-from crossdistill.study.study import Study
+from crossdistill.study.tuned_rows import told
 
 
 @dataclass
@@ -44,14 +44,14 @@ def collect(folder: str | Path) -> Results:
     record = read_record(folder)
     study = record.study
     metric = find_metric(study.metric)
-    runs = plan(study, folder, record.same_time)
+    runs = plan(study, folder, record)
     finished = {run.name: _read(run, metric) for run in runs if run.folder.finished}
     results = Results(study.question, metric.name, metric.title, list(study.seeds))
     results.missing = [run.name for run in runs if run.name not in finished]
     for pair in study.pairs:
         there = [finished[run.name] for run in runs if run.pair == pair and run.name in finished]
         if there:
-            results.pairs.append(_pair(study, pair, there, folder, metric, record.same_time.get(pair, {})))
+            results.pairs.append(_pair(record, pair, there, folder, metric))
     results.notes = _notes(list(finished.values()))
     return results
 
@@ -72,9 +72,8 @@ def _read(run: Run, metric: Metric) -> _Finished:
     )
 
 
-def _pair(
-    study: Study, pair: str, there: list[_Finished], folder: Path, metric: Metric, same_time: dict[str, Any]
-) -> PairResult:
+def _pair(record: Record, pair: str, there: list[_Finished], folder: Path, metric: Metric) -> PairResult:
+    study = record.study
     first = next((one.summary for one in there if not one.run.row.control), there[0].summary)
     result = PairResult(
         pair,
@@ -107,16 +106,30 @@ def _pair(
                 found.differences.append(difference)
         suffix = f"-x{row.budget:g}" if row.budget != 1 else ""
         found.class_changes = _class_changes(runs, by_row.get(f"scratch{suffix}", []), row.name)
-        if row.control == "same-time" and same_time:
-            found.note = (
-                f"{same_time['epochs']} epochs, which take as long as {same_time['as_long_as']} "
-                f"({same_time['factor']:.2f} times the steps of {found.base})"
-            )
+        found.note = _note(record, pair, found)
         result.rows.append(found)
     _correct(result.rows)
     _compare_cost(result.rows)
     result.curves = _curves(result.rows)
     return result
+
+
+def _note(record: Record, pair: str, row: RowResult) -> str:
+    if row.control == "same-time" and pair in record.same_time:
+        length = record.same_time[pair]
+        return (
+            f"{length['epochs']} epochs, which take as long as {length['as_long_as']} "
+            f"({length['factor']:.2f} times the steps of {row.base})"
+        )
+    if row.name == row.base and (tuned := record.tuned.get(f"{pair}/{row.name}")):
+        as_given = "" if tuned["recipe"] is None else f"; as given {tuned['recipe']:.2f} %"
+        return (
+            f"chosen in {tuned['trials']} trials on held-out images: {told(tuned['values'])} "
+            f"({tuned['best']:.2f} % there{as_given})"
+        )
+    if row.name == row.base and record.study.tune_trials:
+        return "not tuned: its teacher is another row"
+    return ""
 
 
 def _describe(row: RowResult, runs: list[_Finished], folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from crossdistill.errors import UserError
+from crossdistill.files import lock
 from crossdistill.methods import parse_hyperparameters
 from crossdistill.study.collection import collect
 from crossdistill.study.engines import Engine, Outcome, one_after_another
@@ -17,8 +18,10 @@ from crossdistill.study.progress import Progress
 from crossdistill.study.record import Record, has_record, join, read_record, write_record
 from crossdistill.study.results import Results, save_results
 from crossdistill.study.runs import Inputs, Run, is_damaged, is_finished, plan, remove, with_length
+from crossdistill.study.shared import choose_memory_orders, with_shared_teacher
 from crossdistill.study.study import Study
 from crossdistill.study.tables import save_markdown
+from crossdistill.study.tuned_rows import tune_rows
 from crossdistill.study.workers import Workers
 from crossdistill.training.run import check_options
 
@@ -83,7 +86,7 @@ def compare(
     find_metric(study.metric)
     with _Lock(folder) as lock:
         record = _record(study, folder)
-        runs = plan(record.study, folder, record.same_time)
+        runs = plan(record.study, folder, record)
         wanted = _chosen(study, runs, pairs, rows)
         _check(wanted)
         _mend([run for run in runs if run.folder.path.exists()], rerun_damaged)
@@ -94,6 +97,12 @@ def compare(
         lock.take()
         write_record(record, folder)
         missing = [run for run in wanted if run.name not in done]
+        found = choose_memory_orders(missing, record, folder, console)
+        if record.study.tune_trials:
+            found |= tune_rows(missing, record, folder, console)
+        if found:
+            now = {run.name: run for run in plan(record.study, folder, record)}
+            missing = [now[run.name] for run in missing]
         failed: list[Outcome] = []
         if missing:
             there = [run.name for run in wanted if run.name in done]
@@ -184,7 +193,9 @@ def _execute(
         possible = []
         for run in ready:
             try:
-                possible.append(_prepared(run, record, folder, done))
+                prepared = _prepared(run, record, folder, done)
+                share = record.study.share_teacher
+                possible.append(with_shared_teacher(prepared, folder) if share else prepared)
             except UserError as error:
                 failed.append(Outcome(run, {}, str(error)))
                 progress.ended(failed[-1])
@@ -270,13 +281,5 @@ class _Lock:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / _LOCK).open("w")
-        try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows has no such locks.
-        except OSError as error:
-            raise UserError(
-                f"another process compares in {self.folder}: wait for it, or choose another --output"
-            ) from error
+        if not lock(self._file, wait=False):
+            raise UserError(f"another process compares in {self.folder}: wait for it, or choose another --output")

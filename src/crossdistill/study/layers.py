@@ -17,7 +17,14 @@ Layer = dict[str, Any]
 
 GROUPS = ("student", "teacher", "method")
 # What a study says of a run by itself.
-_OWN = {"seed": "seeds", "data_seed": "seeds", "output": "--output", "resume": "--output"}
+_OWN = {
+    "seed": "seeds",
+    "data_seed": "seeds",
+    "output": "--output",
+    "resume": "--output",
+    "teacher_cache": "share_teacher",
+    "teacher_cache_fill": "share_teacher",
+}
 
 
 def flatten(values: Any, where: str) -> Layer:

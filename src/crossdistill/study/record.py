@@ -16,6 +16,7 @@ from crossdistill.study.study import Study
 
 STUDY_FILE = "study.yaml"
 _FACTS = "study.json"
+_NAMES = ("inputs", "same_time", "tuned", "memory_orders")
 
 
 @dataclass
@@ -27,11 +28,16 @@ class Record:
         inputs: of each `PAIR/ROW`, the fingerprints of the `data` and of the `teacher`.
         same_time: of each pair, how long its control of that name trains: `epochs`, `max_steps`, the `factor` on
             scratch's steps, and the row that it takes `as_long_as`.
+        tuned: of each `PAIR/ROW` whose hyper-parameters were chosen, the `values`, the number of `trials`, and the
+            accuracy on the held-out images: the `best`, and that of the `recipe` as it was given.
+        memory_orders: of each student that was measured, what `--channels_last auto` stands for.
     """
 
     study: Study
     inputs: dict[str, dict[str, str | None]] = field(default_factory=dict)
     same_time: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    memory_orders: dict[str, str] = field(default_factory=dict)
 
 
 def has_record(folder: Path) -> bool:
@@ -51,7 +57,7 @@ def read_record(folder: Path) -> Record:
     file = folder / _FACTS
     try:
         facts = json.loads(file.read_text()) if file.exists() else {}
-        return Record(study, facts.get("inputs", {}), facts.get("same_time", {}))
+        return Record(study, **{name: facts.get(name, {}) for name in _NAMES})
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged: delete it, and compare again") from error
 
@@ -61,7 +67,7 @@ def write_record(record: Record, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         STUDY_FILE: yaml.safe_dump(record.study.to_dict(), sort_keys=False, allow_unicode=True),
-        _FACTS: json.dumps({"inputs": record.inputs, "same_time": record.same_time}, indent=2) + "\n",
+        _FACTS: json.dumps({name: getattr(record, name) for name in _NAMES}, indent=2) + "\n",
     }
     for name, text in texts.items():
         with written_whole(folder / name) as beside:
@@ -89,6 +95,10 @@ def join(there: Study, wanted: Study, folder: Path) -> Study:
                 f"{folder} was begun with --{name} {then} for {pair}/{row.name}, not {now}: choose another --output, "
                 "or another name for the row"
             )
+    for name in ("tune_trials", "tune_search"):
+        now, then = getattr(wanted, name), getattr(there, name)
+        if now != then:
+            raise UserError(f"{folder} was begun with {name} {_told(then)}, not {_told(now)}: choose another --output")
     seeds = tuple(dict.fromkeys((*there.seeds, *wanted.seeds)))
     # What both have is equal in effect, so that the newer wording may stand for it.
     joined = dataclasses.replace(
@@ -107,3 +117,7 @@ def join(there: Study, wanted: Study, folder: Path) -> Study:
         ) != ("", None, None):
             raise UserError(f"{folder} was begun with another recipe for {pair}/{name}: choose another --output")
     return joined
+
+
+def _told(value: int | tuple[str, ...]) -> str:
+    return str(value) if isinstance(value, int) else " ".join(value) or "of everything"

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from crossdistill.data import ImageData, fingerprint
 from crossdistill.errors import UserError
@@ -11,6 +11,7 @@ from crossdistill.models import read_weights, weights_fingerprint
 from crossdistill.options import ModelOptions, TrainingOptions
 from crossdistill.study.files import asset
 from crossdistill.study.layers import first_difference
+from crossdistill.study.search_space import with_values
 from crossdistill.study.study import Row, Study
 from crossdistill.training.ingredients import build_teacher, open_run_data
 from crossdistill.training.run_folder import RunFolder, load_recipe
@@ -48,13 +49,33 @@ class Run:
         return RunFolder(self.options.output)
 
 
-def plan(study: Study, output: Path, same_time: dict[str, dict[str, Any]] | None = None) -> list[Run]:
+class Found(Protocol):
+    """What was chosen or measured for a study's runs; a `Record` has it.
+
+    Attributes:
+        same_time: of each pair whose length is known, the steps of its control of that name.
+        tuned: of each `PAIR/ROW` whose hyper-parameters were chosen, the `values`; controls and other budgets of a row
+            have its own.
+        memory_orders: of each student that was measured, by `student_of`, what "auto" stands for.
+    """
+
+    same_time: dict[str, dict[str, Any]]
+    tuned: dict[str, dict[str, Any]]
+    memory_orders: dict[str, str]
+
+
+def student_of(pair: str, options: TrainingOptions) -> str:
+    """The name of a pair's student, for what is measured once for all its runs."""
+    return f"{pair}/{options.student.name or options.student_weights}"
+
+
+def plan(study: Study, output: Path, found: Found | None = None) -> list[Run]:
     """All runs of a study: the first seed of everything first.
 
     Args:
         study: the study.
         output: its folder.
-        same_time: of each pair whose length is known, the steps of its control of that name.
+        found: what was chosen or measured for it.
 
     Raises:
         UserError: options or a teacher that no run can have, or two runs in one folder.
@@ -63,17 +84,38 @@ def plan(study: Study, output: Path, same_time: dict[str, dict[str, Any]] | None
     for seed in study.seeds:
         for pair in study.pairs:
             for row in study.rows_of(pair):
-                options = study.options(pair, row, seed)
-                if row.control == "same-time" and pair in (same_time or {}):
-                    length = (same_time or {})[pair]
-                    options = with_length(options, length["epochs"], length["max_steps"])
                 folder = output / study.folder(pair, row.name, seed)
                 if folder in folders:
                     raise UserError(f"folders: {study.folders} gives two runs the same folder, {folder}")
                 folders.add(folder)
-                options.output = str(folder)
-                runs.append(_resolved(study, Run(pair, row, seed, options), output))
+                run = single_run(study, pair, row, seed, output)
+                options = run.options if found is None else _with_found(run, found)
+                runs.append(replace(run, options=options))
     return runs
+
+
+def _with_found(run: Run, found: Found) -> TrainingOptions:
+    options, row = run.options, run.row
+    order = found.memory_orders.get(student_of(run.pair, options))
+    if options.channels_last == "auto" and order is not None:
+        options = replace(options, channels_last="true" if order == "true" else "false")
+    if chosen := found.tuned.get(f"{run.pair}/{row.base or row.name}"):
+        options = with_values(options, chosen["values"])
+    if row.control == "same-time" and run.pair in found.same_time:
+        length = found.same_time[run.pair]
+        options = with_length(options, length["epochs"], length["max_steps"])
+    return options
+
+
+def single_run(study: Study, pair: str, row: Row, seed: int, output: Path) -> Run:
+    """One run as the study says it, before anything is chosen or measured.
+
+    Raises:
+        UserError: options or a teacher that no run can have.
+    """
+    options = study.options(pair, row, seed)
+    options.output = str(output / study.folder(pair, row.name, seed))
+    return _resolved(study, Run(pair, row, seed, options), output)
 
 
 def with_length(options: TrainingOptions, epochs: int, max_steps: int | None) -> TrainingOptions:

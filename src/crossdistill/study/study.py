@@ -76,6 +76,10 @@ class Study:
         budget: factors on the steps, one row for each.
         baselines: the rows that the others are compared with.
         folders: of a run within the study's, with {pair}, {row} and {seed}.
+        tune_trials: trials of each row's hyper-parameters, on held-out training images, before its seeds run; 0: none.
+        share_teacher: whether what a teacher says of a seed's images is computed once, for all rows that read only its
+            logits or pooled vectors.
+        tune_search: names of what is searched; empty: all that a method has ranges for, and the optimiser's.
     """
 
     question: str = ""
@@ -88,6 +92,9 @@ class Study:
     budget: tuple[float, ...] = (1.0,)
     baselines: tuple[str, ...] = ("scratch", "kd")
     folders: str = "{pair}/{row}/{seed}"
+    tune_trials: int = 0
+    tune_search: tuple[str, ...] = ()
+    share_teacher: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "the study") -> "Study":
@@ -116,7 +123,11 @@ class Study:
             given["rows"] = _rows(given["rows"], where)
         if "pairs" in given:
             given["pairs"] = _pairs(given["pairs"], where)
-        for name in ("controls", "baselines"):
+        if "tune_trials" in given and (type(given["tune_trials"]) is not int or given["tune_trials"] < 0):
+            raise UserError(f"{where}: tune_trials: give a number of trials, got '{given['tune_trials']}'")
+        if not isinstance(given.get("share_teacher", False), bool):
+            raise UserError(f"{where}: share_teacher: give true or false, got '{given['share_teacher']}'")
+        for name in ("controls", "baselines", "tune_search"):
             if name in given:
                 given[name] = tuple(map(str, _list(given[name], f"{where}: {name}")))
         if "budget" in given:
@@ -145,6 +156,9 @@ class Study:
             "budget": list(self.budget),
             "baselines": list(self.baselines),
             "folders": self.folders,
+            "tune_trials": self.tune_trials,
+            "tune_search": list(self.tune_search),
+            "share_teacher": self.share_teacher,
         }
         always = ("metric", "seeds", "recipe", "pairs", "rows")
         default = Study()

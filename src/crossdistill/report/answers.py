@@ -37,10 +37,13 @@ def answer_of_study(results: Results, pair: PairResult) -> list[str]:
 
 def note_on_leaders(pair: PairResult) -> str:
     """What must be thought of when the highest of several means is looked at; "" for a single row."""
-    count = len(_candidates(pair))
-    if count < 3:
-        return ""
-    return f"The highest of {count} means is flattered by chance; seeds that were not looked at yet would tell."
+    rows = _candidates(pair)
+    notes = []
+    if len({tuple(run.seed for run in row.runs) for row in rows}) > 1:
+        notes.append("The rows do not have the same seeds yet: only their differences are of the same seeds.")
+    if len(rows) > 2:
+        notes.append(f"The highest of {len(rows)} means is flattered by chance; other seeds would tell.")
+    return " ".join(notes)
 
 
 def _candidates(pair: PairResult) -> list[RowResult]:
@@ -58,7 +61,8 @@ def _compared(name: str, found: Difference) -> str:
     if found.verdict == "level":
         more = ""
         if found.seeds_to_settle is not None:
-            more = f" If the difference is real, about {found.seeds_to_settle} seeds would show it."
+            more = f" If the difference is real, about {found.seeds_to_settle} seeds would show it"
+            more += f", by the spread of these {len(found.seeds)}."
         return f"{name} and {found.baseline} are level: {points} ({interval}, which covers 0).{more}"
     after = " Holm's correction for all rows takes that back." if found.verdict.endswith("Holm") else ""
     return f"That is {points} ({interval}).{after}"

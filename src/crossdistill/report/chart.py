@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 WIDTH = 356
 HEIGHT = 230
-_TOP, _RIGHT, _BOTTOM, _LEFT = 8, 12, 38, 46
+_TOP, _RIGHT, _BOTTOM, _LEFT = 8, 12, 38, 52
 _COLORS = 8
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 # Of the text, pixels per character; enough to keep names within their margin.

@@ -13,6 +13,8 @@ from crossdistill.study.results import RowResult
 
 _ROW_HEIGHT = 26
 _AROUND_ROWS = 52
+# Points of a curve that are marked; more would hide the line.
+_MOST_MARKED = 15
 # More classes than this make no matrix or bars that can be read.
 MOST_CLASSES = 20
 
@@ -84,7 +86,7 @@ def lines(
             chart.band([(point.x, point.low, point.high) for point in curve], series)
     for series, curve in curves.values():
         chart.line([(point.x, point.mean) for point in curve], series)
-        if len(curve) <= 30:
+        if len(curve) <= _MOST_MARKED:
             for point in curve:
                 chart.point(point.x, point.mean, series, f"{point.mean:.4g} at {point.x:g}", size=2.6)
     legend = [(series, name) for name, (series, _) in curves.items()] if len(curves) > 1 else []

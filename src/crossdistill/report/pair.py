@@ -39,17 +39,11 @@ def draw_pair(summary: dict[str, Any]) -> Figure | None:
     for level in range(depth + 1):
         parts += _level(summary, sides, depth, level)
     height = _TOP + _STEP * (depth + 1)
-    for line in (_said(role, reads[role]) for role in sides):
-        if line:
-            height += 16
-            parts.append(Markup('<text x="0" y="{}" class="tick">{}</text>').format(height - 4, line))
-    svg = drawing(WIDTH, height + 4, "stages of the teacher and the student", parts)
-    caption = "Channels @ grid, and what mixes positions. "
+    svg = drawing(WIDTH, height, "stages of the teacher and the student", parts)
+    caption = "Channels @ grid, and what mixes positions."
     if len(sides) == 2:
-        caption += (
-            "Framed: what the method reads. A line joins what it reads of both at one depth; a dotted one is depth "
-            "alone."
-        )
+        caption += " Framed: what the method reads. A line joins what it reads of both; a dotted one is depth alone."
+    caption += "".join(_said(role, reads[role]) for role in sides)
     return Figure("Stages, matched by depth", svg, caption=caption)
 
 
@@ -95,4 +89,4 @@ def _box(x: float, level: int, title: str, detail: str, further: str, read: bool
 
 def _said(role: str, reads: list[str]) -> str:
     words = [said for need, said in _BESIDE.items() if any(one.partition(".")[0] == need for one in reads)]
-    return f"Also used of the {role}: {', '.join(words)}." if words else ""
+    return f" Also used of the {role}: {', '.join(words)}." if words else ""

@@ -14,10 +14,12 @@ from crossdistill.report.sections import EVALUATED_ONCE, confusions, image_block
 from crossdistill.study.collection import collect
 from crossdistill.study.record import STUDY_FILE
 from crossdistill.study.results import PairResult, Results, RowResult
-from crossdistill.study.tables import LEGEND, cells, details, lines_below, title
+from crossdistill.study.tables import LEGEND, cells, details, title
 from crossdistill.training.run_folder import RunFolder, load_recipe
 
 _SCRATCH = "scratch"
+# Of those that are not finished.
+_NAMED_RUNS = 20
 
 
 def study_page(folder: Path, *, images: bool, live: bool) -> Page:
@@ -101,7 +103,7 @@ class _PairPage:
         blocks: list[Block] = [Table(header, rows, marked=self.number[self.best.name])]
         header, *rows = details(self.pair)
         blocks.append(Table(header, rows, marked=self.rows.index(self.best), caption=LEGEND))
-        return blocks
+        return blocks + [Text(f"{row.name}: {row.note}.") for row in self.pair.rows if row.note]
 
     def _charts(self) -> list[Block]:
         metric = self.results.metric_title
@@ -205,7 +207,11 @@ class _PairPage:
 
 
 def _recipe(folder: Path, results: Results) -> list[Block]:
-    blocks: list[Block] = [Text(f"{line}.") for line in lines_below(results)]
+    blocks: list[Block] = [Text(f"{line[:1].upper()}{line[1:]}.") for line in results.notes]
+    if results.missing:
+        more = len(results.missing) - _NAMED_RUNS
+        names = [*results.missing[:_NAMED_RUNS], *([f"{more} more"] if more > 0 else [])]
+        blocks.append(Text(f"Not finished: {', '.join(names)}."))
     blocks.append(provenance([run.summary for pair in results.pairs for row in pair.rows for run in row.runs]))
     blocks.append(Folded("The study", [Code((folder / STUDY_FILE).read_text(encoding="utf-8"))]))
     for pair in results.pairs:

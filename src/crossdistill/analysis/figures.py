@@ -1,15 +1,16 @@
 """The figures of `crossdistill analyze`, drawn by matplotlib (the extra `figures`)."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from crossdistill.analysis.attention_distance import grid_distances
 from crossdistill.analysis.representations import Picture, Representations
 from crossdistill.files import written_whole
 
@@ -78,8 +79,7 @@ def attention_figure(found: Representations) -> Figure:
             axes.scatter([depth] * len(heads), [100 * head for head in heads], s=10, alpha=0.5, color=color)
         means = [100 * sum(heads) / len(heads) for heads in values]
         axes.plot(depths, means, color=color, label=model.name)
-        even = 100 * grid_distances(tuple(model.energy[-1].shape)).mean().item()
-        axes.axhline(even, color=color, linestyle=":", linewidth=1)
+        axes.plot(depths, [100 * even for even in model.attention_to_all], color=color, linestyle=":", linewidth=1)
     axes.set_xticks(range(1, layers + 1))
     axes.set_xlabel("attention layer (dotted: to all patches alike)")
     axes.set_ylabel("attention distance, % of the side")
@@ -120,9 +120,9 @@ def activation_figure(found: Representations, pictures: Sequence[Picture]) -> Fi
                 continue
             axes.imshow(_as_pixels(picture.image.mean(dim=0, keepdim=True)), cmap="gray", vmin=0, vmax=1)
             axes.imshow(_enlarged(values, picture.image), cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-            axes.set_title(asked, fontsize="x-small")
+            axes.set_title(asked or "", fontsize="x-small")
     for axes, model in zip(grid[-1][1:], found.models, strict=True):
-        axes.set_xlabel(model.name, fontsize="x-small")
+        axes.set_xlabel(_folded(model.name), fontsize="x-small")
     return figure
 
 
@@ -136,16 +136,21 @@ def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
     return figure, grid.tolist()
 
 
+def _folded(name: str) -> str:
+    """A model's name in lines that are no wider than a cell."""
+    return "\n".join(textwrap.wrap(name, 20))
+
+
 def _show_image(axes: Axes, picture: Picture) -> None:
     axes.imshow(_as_pixels(picture.image))
     axes.set_title(picture.label, fontsize="x-small")
 
 
-def _as_pixels(image: Tensor) -> Tensor:
+def _as_pixels(image: Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def _enlarged(values: Tensor, image: Tensor) -> Tensor:
+def _enlarged(values: Tensor, image: Tensor) -> np.ndarray:
     """What speaks for the class, from 0 to 1 at the strongest place, at the image's size."""
     positive = values.float().clamp(min=0)
     positive = positive / positive.max().clamp(min=torch.finfo(torch.float32).tiny)

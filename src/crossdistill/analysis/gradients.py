@@ -135,7 +135,5 @@ def _measure(distiller: torch.nn.Module, batch: Batch) -> dict[str, tuple[float,
 def _means(method: str, steps: Sequence[dict[str, tuple[float, float]]]) -> list[TermGradient]:
     means = {name: tuple(sum(step[name][i] for step in steps) / len(steps) for i in range(2)) for name in steps[0]}
     total = sum(norm for norm, _ in means.values())
-    return [
-        TermGradient(method, name, norm, norm / total if total else 0.0, cosine)
-        for name, (norm, cosine) in means.items()
-    ]
+    shares = {name: norm / total if total else 0.0 for name, (norm, _) in means.items()}
+    return [TermGradient(method, name, norm, shares[name], cosine) for name, (norm, cosine) in means.items()]

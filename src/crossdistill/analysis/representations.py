@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 
-from crossdistill.analysis.attention_distance import AttentionDistances
+from crossdistill.analysis.attention_distance import AttentionDistances, grid_distances
 from crossdistill.analysis.cka import MinibatchCKA
 from crossdistill.analysis.responses import activation_map_refusal, class_activation_maps, position_energy, spread
 from crossdistill.data import Batch
@@ -27,6 +27,7 @@ class ModelResponses:
         energy: of each stage (H, W), each position's share of the energy, mean over images.
         spreads: of each stage, the share of the positions that the energy is spread over, mean over images.
         attention_distances: path of each measured attention layer -> of each head, as shares of the image's side.
+        attention_to_all: of each of these layers, what attention to all patches alike would give.
         attention_left_out: number of attention layers that are not measured.
     """
 
@@ -35,6 +36,7 @@ class ModelResponses:
     energy: list[Tensor]
     spreads: list[float]
     attention_distances: dict[str, list[float]]
+    attention_to_all: list[float]
     attention_left_out: int
 
 
@@ -88,6 +90,7 @@ class Representations:
                     "energy": [stage.tolist() for stage in model.energy],
                     "spread": model.spreads,
                     "attention_distance": model.attention_distances,
+                    "attention_distance_to_all": model.attention_to_all,
                     "attention_layers_left_out": model.attention_left_out,
                 }
                 for model in self.models
@@ -203,6 +206,7 @@ class _Run:
             energy=[energy / images for energy in self.energy],
             spreads=[total / images for total in self.spreads],
             attention_distances={path: (total / images).tolist() for path, total in self.distances.items()},
+            attention_to_all=[grid_distances(size).mean().item() for size in self.attention.layers.values()],
             attention_left_out=self.attention.left_out,
         )
 
@@ -217,10 +221,10 @@ def _stages_table(model: ModelResponses) -> Table:
     for column in ("stage", "grid", "spread %", "strongest position, row and column"):
         table.add_column(column, justify="left" if column == "stage" else "right", overflow="fold")
     for path, energy, share in zip(model.stages, model.energy, model.spreads, strict=True):
-        row, column = divmod(int(energy.argmax()), energy.shape[1])
-        times = energy.max().item() * energy.numel()
-        grid = f"{energy.shape[0]}x{energy.shape[1]}"
-        table.add_row(path, grid, f"{100 * share:.1f}", f"{row + 1}, {column + 1} ({times:.2f} times the mean)")
+        height, width = energy.shape
+        y, x = divmod(int(energy.argmax()), width)
+        strongest = f"{y + 1}, {x + 1} ({energy.max().item() * energy.numel():.2f} times the mean)"
+        table.add_row(path, f"{height}x{width}", f"{100 * share:.1f}", strongest)
     return table
 
 
@@ -232,9 +236,9 @@ def _attention_table(model: ModelResponses) -> Table:
         caption=f"{left_out} layers are left out: they do not attend over a whole grid" if left_out else None,
         caption_justify="left",
     )
-    for column in ("layer", "mean", "nearest head", "farthest head"):
+    for column in ("layer", "mean", "nearest head", "farthest head", "to all alike"):
         table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
-    for path, heads in model.attention_distances.items():
-        values = (sum(heads) / len(heads), min(heads), max(heads))
+    for (path, heads), even in zip(model.attention_distances.items(), model.attention_to_all, strict=True):
+        values = (sum(heads) / len(heads), min(heads), max(heads), even)
         table.add_row(path, *(f"{100 * value:.1f}" for value in values))
     return table

@@ -33,12 +33,16 @@ def activation_map_refusal(model: StagedModel) -> str:
 
 
 def class_activation_maps(model: StagedModel, images: Tensor, classes: Tensor) -> tuple[Tensor, Outputs]:
-    """How much each place of the last map that an answer is made from speaks for a class.
+    """How much each place speaks for a class.
 
-    Gradient times activation, summed over channels (HiResCAM: Draelos, Carin, arXiv 2011.08891). Of a model that pools
-    its final map, that map counts: behind a mean and a linear layer it is the class-activation map of Zhou et al. (CVPR
-    2016), whose sum is the logit without its bias. A class token reads no patch behind its last block, so of other
-    models it is the map that enters the last stage, and the gradient goes back through this stage.
+    The gradient of the class's logit at a map, times what stands there less the mean over positions, summed over
+    channels: to first order, what the logit would lose if the place said what places say on average. (Gradient times
+    activation is HiResCAM: Draelos, Carin, arXiv 2011.08891. Without the mean it says nothing of a Transformer: behind
+    a layer norm the gradient is at right angles to what was normalised.)
+
+    Of a model that pools the mean of its final map, that is the map; behind a linear head the outcome is the
+    class-activation map of Zhou et al. (CVPR 2016), less its mean. A class token reads no patch of the final map, and
+    patches have given away much of their place by then; so of other models it is the map that enters the first stage.
 
     Args:
         model: one without an `activation_map_refusal`; is run in eval mode.
@@ -51,18 +55,14 @@ def class_activation_maps(model: StagedModel, images: Tensor, classes: Tensor) -
     with eval_mode(model):
         with torch.no_grad():
             outputs = model(images)
-            if model.pools_mean:
-                place, prefix = outputs.final, None
-            elif len(model.stages) > 1:
-                place, prefix = outputs.features[-2], outputs.prefix[-2]
-            else:
-                place, prefix = model.enter(images)
+            place, prefix = (outputs.final, None) if model.pools_mean else model.enter(images)
         place = place.detach().requires_grad_()
         with torch.enable_grad():
             if model.pools_mean:
                 heads = [model.dense_logits(place, head).mean(dim=(2, 3)) for head in model.heads]
                 logits = torch.stack(heads).mean(dim=0)
             else:
-                logits = model.run_from(len(model.stages) - 1, place, prefix).logits
+                logits = model.run_from(0, place, prefix).logits
             (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), place)
-    return (gradient * place).sum(dim=1).detach(), outputs
+        place = place.detach()
+    return (gradient * (place - place.mean(dim=(2, 3), keepdim=True))).sum(dim=1), outputs

@@ -82,10 +82,11 @@ def run(arguments: list[str]) -> None:
         if "scratch" not in methods:
             # What a method costs shows beside the student alone.
             methods.insert(0, "scratch")
-    tables: list = [inspect_pair(teacher, student, methods, timing)]
-    if options.measure:
-        tables.append(_gradients(options, methods, teacher, student, data))
-    show(*tables)
+    inspection = inspect_pair(teacher, student, methods, timing)
+    show(inspection)
+    fitting = [method.name for method in inspection.methods if not method.refusal]
+    if options.measure and fitting:
+        show(_gradients(options, fitting, teacher, student, data))
 
 
 def _gradients(

@@ -18,7 +18,12 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "TEACHERS", type=str, nargs="+", help="models' names, weights files or run folders of this program"
     )
-    parser.add_argument("--student.name", type=str, required=True, help="as a teacher: the model that would learn")
+    parser.add_argument(
+        "--student.name",
+        type=str,
+        required=True,
+        help="as a teacher: the model that would learn; short: --student NAME",
+    )
     add_model_options(parser, "student")
     add_model_options(parser, "teacher", weights="pretrained")
     add_size_options(parser)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import crossdistill.quickstart
+import crossdistill.study.quickstart
 from crossdistill.cli import main
 from crossdistill.methods import METHODS, hyperparameters, load_method
 
@@ -94,9 +94,9 @@ def test_no_model_matches(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The calls that reach `crossdistill.quickstart.run`."""
+    """The calls that reach `crossdistill.study.quickstart.run`."""
     calls: list[tuple] = []
-    monkeypatch.setattr(crossdistill.quickstart, "run", lambda *given: calls.append(given))
+    monkeypatch.setattr(crossdistill.study.quickstart, "run", lambda *given: calls.append(given) or [])
     return calls
 
 

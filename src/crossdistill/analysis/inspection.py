@@ -115,8 +115,8 @@ class Inspection:
             table.add_column(column, overflow="fold")
         pair = (self.teacher, self.student)
         table.add_row("name", *(model.name for model in pair))
-        table.add_row("parameters", *(_short(model.parameters) for model in pair))
-        table.add_row("MACs per image", *(_short(model.macs) for model in pair))
+        table.add_row("parameters", *(short_count(model.parameters) for model in pair))
+        table.add_row("MACs per image", *(short_count(model.macs) for model in pair))
         table.add_row("image size", *(_grid(model.image_size) for model in pair))
         table.add_row("classes", *(str(model.num_classes or "no head") for model in pair))
         table.add_row(
@@ -160,10 +160,10 @@ class Inspection:
         return table
 
     def _costs(self, method: MethodCost) -> list[str]:
-        costs = [_short(method.extra_parameters), _short(method.macs)]
+        costs = [short_count(method.extra_parameters), short_count(method.macs)]
         if self.timing is not None and method.seconds is not None:
             epoch = method.seconds * self.timing.train_images / self.timing.batch_size
-            costs += [_duration(method.seconds), _duration(epoch)]
+            costs += [duration(method.seconds), duration(epoch)]
         return costs
 
 
@@ -302,14 +302,16 @@ def _device_in_words(device: torch.device) -> str:
     return f"cpu (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `1.5 min`."""
     for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{1000 * seconds:.0f} ms"
 
 
-def _short(number: int) -> str:
+def short_count(number: int) -> str:
+    """A count in three digits: `22.05 M`."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.2f} {unit}"

@@ -1,7 +1,8 @@
 """The folder of a cache: `index.json` says what its content depends on and which shards there are."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from crossdistill.cache.shards import Entry, check_content, check_size, new_shard
 from crossdistill.errors import UserError
-from crossdistill.files import written_whole
+from crossdistill.files import lock, written_whole
 
 _FORMAT = 1
 
@@ -92,6 +93,15 @@ class CacheFolder:
             index = {"format": _FORMAT, "key": self.key, "shards": shards}
             with written_whole(self._index) as beside:
                 beside.write_text(json.dumps(index, indent=1) + "\n")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for other processes that fill this cache, and keep them waiting; what they filled is known then."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            lock(file, wait=True)
+            self._read()
+            yield
 
     def columns(self) -> set[str]:
         """Names of the columns of which there are shards."""

@@ -1,6 +1,7 @@
 """`TeacherCache`: what a run knows of its teacher without running it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -70,7 +71,7 @@ class TeacherCache:
         return self.folder.read_table(_VALIDATION)
 
     def fill(self, console: Console, *, validation_logits: Tensor | None, autocast: Autocast, rank: int = 0) -> None:
-        """Compute and write what is missing or damaged, after saying what that costs.
+        """Compute and write what is missing or damaged, after saying what that costs; one process at a time.
 
         Args:
             console: where to report.
@@ -81,6 +82,12 @@ class TeacherCache:
         Raises:
             UserError: the disk has too little room, or cannot be written.
         """
+        # The first process fills for all when it comes to waiting: the others of this run wait for it.
+        with self.folder.alone() if rank == 0 else nullcontext():
+            self.folder.check_key(self.key)
+            self._fill(console, validation_logits, autocast, rank)
+
+    def _fill(self, console: Console, validation_logits: Tensor | None, autocast: Autocast, rank: int) -> None:
         columns = sorted({column for _, columns in self.columns for column in columns})
         filler = Filler(
             self.folder,

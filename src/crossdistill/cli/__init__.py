@@ -20,7 +20,10 @@ from crossdistill.errors import UserCaution, UserError, nearest
 VERBS: dict[str, tuple[str, str]] = {
     "distill": ("crossdistill.cli.distill", "train a student with a teacher"),
     "train": ("crossdistill.cli.train", "train a model alone: a teacher, or the scratch baseline"),
+    "compare": ("crossdistill.cli.compare", "methods x seeds under one recipe, and whether the difference is noise"),
+    "studies": ("crossdistill.cli.studies", "the studies that ship with the package"),
     "tune": ("crossdistill.cli.tune", "choose hyper-parameters on held-out training images"),
+    "report": ("crossdistill.cli.report", "one HTML page about a run or a study"),
     "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),
     "predict": ("crossdistill.cli.predict", "classes of image files and of folders of them"),
     "inspect": ("crossdistill.cli.inspect", "a teacher and a student side by side, and what each method costs"),

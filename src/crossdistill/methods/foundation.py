@@ -17,7 +17,7 @@ token of DINOv2, the mean of a CNN. Patches meet on the coarser of the two grids
 
 w_label is 0, as in both papers: the student's head is not trained, and `top1` says nothing. Train a head afterwards
 (`crossdistill train --student_weights FILE`), or along with it by `label_weight=1`. What to watch in the meantime is
-`teacher_cosine`, the mean of cos(P_1(s_pooled), t_pooled) over validation images.
+`teacher_cosine`, the mean of cos(P_1(s_pooled), t_pooled) over validation images, in percent.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,6 @@ from crossdistill.modules.precision import in_float32
 from crossdistill.modules.standardizer import Standardizer
 from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
-from crossdistill.staged.modes import eval_mode
 
 
 @in_float32
@@ -118,10 +117,9 @@ class Foundation(Distiller):
 
     @torch.no_grad()
     def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
-        """Cosine of the projected and the teacher's pooled vector, by the student itself where its average runs too."""
-        with eval_mode(self):
-            ours = self.project_pooled(self.student(batch.images).pooled)
-            theirs = self.standardizers["pooled"](self.teach(batch.images).pooled)
+        """Cosine of the projected and the teacher's pooled vector."""
+        ours = self.project_pooled(outputs.pooled)
+        theirs = self.standardizers["pooled"](self.teach(batch.images).pooled)
         return {"teacher_cosine": F.cosine_similarity(ours.float(), theirs.float(), dim=1)}
 
     def _loss(self, ours: Tensor, theirs: Tensor) -> Tensor:

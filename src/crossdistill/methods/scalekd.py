@@ -18,7 +18,8 @@ how positions differ; the spatial view is dominated by what they share.
 The weights are the released ones: 0.08 and 0.06 for the views, 1/2 each for labels and logits, temperature 1. (3) is a
 sum over positions, made for a grid of 7x7. The released heads are 8 by default and 16 to 24 for Swin-L; here 8, where
 they divide the teacher's width. A class token, which the released teachers lack, enters the last stage as the teacher
-has it for this image. The teacher needs a grid of more than one position, and to be run in segments.
+has it for this image. The teacher needs a grid of more than one position, and to be run in segments. A student whose
+last map is one position gives every query the same answer: its frequency term is constant then.
 """
 
 import math

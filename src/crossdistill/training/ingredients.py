@@ -3,7 +3,7 @@
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, hold_out, open_data
+from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, first_of_each_class, hold_out, open_data
 from crossdistill.data.memory import sample_sizes
 from crossdistill.models import build_model
 from crossdistill.options import DataOptions, PairOptions, TrainingOptions, height_and_width
@@ -15,35 +15,44 @@ _EVALUATION_BATCH = 256
 
 def open_run_data(name: str, options: DataOptions) -> ImageData:
     """The data of a run, with its held-out images where it has some."""
-    data = open_data(name, on_bad_image=options.on_bad_image)
+    return chosen_images(open_data(name, on_bad_image=options.on_bad_image), options)
+
+
+def chosen_images(data: ImageData, options: DataOptions) -> ImageData:
+    """The part of a data set that a run trains on, and what it validates on."""
+    if options.images_per_class is not None:
+        data = first_of_each_class(data, options.images_per_class)
     return hold_out(data, options.held_out) if options.held_out else data
 
 
 def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
     """The student, whose size is that of the batches, and the teacher where one is given."""
-    classes = len(data.classes)
     student = build_model(
         options.student,
         weights=options.student_weights,
-        num_classes=classes,
+        num_classes=len(data.classes),
         image_size=_image_size(options, data),
         stage_ends=options.student_stages,
         stem_stride=options.stem_stride,
         role="student",
     )
+    return student, build_teacher(options, data)
+
+
+def build_teacher(options: PairOptions, data: ImageData) -> StagedModel | None:
+    """The teacher, where one is given."""
     if not (options.teacher.name or options.teacher_weights not in ("none", "pretrained")):
-        return student, None
-    teacher = build_model(
+        return None
+    return build_model(
         options.teacher,
         weights=options.teacher_weights,
-        num_classes=None if options.teacher_classes else classes,
+        num_classes=None if options.teacher_classes else len(data.classes),
         image_size=height_and_width(options.teacher_image_size, "teacher_image_size"),
         stage_ends=options.teacher_stages,
         role="teacher",
         classes_file=options.teacher_classes,
         class_names=data.classes,
     )
-    return student, teacher
 
 
 def make_loaders(

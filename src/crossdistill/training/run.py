@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crossdistill.data import ImageData, hold_out
+from crossdistill.data import ImageData
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserCaution, UserError
 from crossdistill.evaluation import empty_logits, predict
@@ -29,6 +29,7 @@ from crossdistill.training.caching import check_cache_options, fill, open_cache
 from crossdistill.training.devices import forget_peak_memory, make_fabric, over_processes
 from crossdistill.training.ingredients import (
     build_models,
+    chosen_images,
     make_loaders,
     make_mixer,
     open_run_data,
@@ -126,10 +127,7 @@ def train(
     console = run_console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    if isinstance(data, str):
-        data = open_run_data(data, options)
-    elif options.held_out:
-        data = hold_out(data, options.held_out)
+    data = open_run_data(data, options) if isinstance(data, str) else chosen_images(data, options)
     return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console, on_evaluation)
 
 

@@ -16,7 +16,8 @@ FLOORS = (
     {"distiller", "modules"},
     {"methods"},
     {"functional", "evaluation", "cache"},
-    {"analysis", "training"},
+    {"training"},
+    {"analysis"},
     {"study"},
     {"report"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.

@@ -17,6 +17,7 @@ from crossdistill.methods import build_distiller, load_method
 from crossdistill.models import stem_advice
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Stage, StagedModel
+from crossdistill.staged.card import pretrained_config
 from crossdistill.staged.modes import eval_mode
 
 # Batch norms cannot train on a single image.
@@ -36,6 +37,8 @@ class ModelSummary:
         num_classes: 0 without a head.
         image_size: (height, width) in pixels.
         segments_refusal: why the model does not run in segments; empty where it does.
+        licence: of timm's weights for this name; "not told" where timm has weights and does not know; empty for weights
+            that are not timm's, and for models that it has none for.
     """
 
     name: str
@@ -44,6 +47,7 @@ class ModelSummary:
     num_classes: int
     image_size: tuple[int, int]
     segments_refusal: str
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class Inspection:
             "runs in segments",
             *(f"no: {model.segments_refusal}" if model.segments_refusal else "yes" for model in pair),
         )
+        if any(model.licence for model in pair):
+            table.add_row("licence of timm's weights", *(model.licence or "-" for model in pair))
         return table
 
     def _stages_table(self) -> Table:
@@ -253,7 +259,17 @@ def _summarise(model: StagedModel) -> ModelSummary:
         model.num_classes,
         model.image_size,
         "" if model.exact_segments else model.segments_refusal,
+        _licence(model),
     )
+
+
+def _licence(model: StagedModel) -> str:
+    """What timm says of the weights that it has for a model, whether they were loaded or not."""
+    config = pretrained_config(model.model)
+    sources = ("url", "file", "hf_hub_id")
+    if model.card.weights not in ("none", "pretrained") or not any(config.get(source) for source in sources):
+        return ""
+    return config.get("license") or "not told"
 
 
 def _images(model: StagedModel) -> torch.Tensor:

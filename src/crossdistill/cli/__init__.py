@@ -27,6 +27,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),
     "predict": ("crossdistill.cli.predict", "classes of image files and of folders of them"),
     "inspect": ("crossdistill.cli.inspect", "a teacher and a student side by side, and what each method costs"),
+    "analyze": ("crossdistill.cli.analyze", "what the stages of two models have in common, and where they look"),
+    "rank": ("crossdistill.cli.rank", "candidate teachers side by side, before any training"),
     "cache": ("crossdistill.cli.cache", "what the teacher of a run says, computed once and kept on disk"),
     "methods": ("crossdistill.cli.methods", "the methods, their references and hyper-parameters"),
     "models": ("crossdistill.cli.models", "the names of timm's models"),

@@ -127,7 +127,7 @@ def _options(parser: ArgumentParser) -> set[str]:
 
 def _is_known(option: str, known: set[str]) -> bool:
     group, kwargs, _ = option.partition(".kwargs.")
-    return option in known or (bool(kwargs) and f"{group}.kwargs" in known)
+    return option in known or f"{option}.name" in known or (bool(kwargs) and f"{group}.kwargs" in known)
 
 
 def _suggestion(option: str, known: set[str]) -> str:

@@ -1,7 +1,7 @@
 """What each method costs for a pair: parameters, multiply-accumulates, time and memory of a training step, beside KD.
 
     python benchmarks/method_cost.py --teacher vit_small_patch16_224 --student resnet18
-    python benchmarks/method_cost.py --runs runs/cifar10_students/vit-cnn/{scratch,kd,fbt}-0
+    python benchmarks/method_cost.py --runs runs/cifar10_students/vit-cnn/{scratch,kd,fbt}/0
 
 The first form has the methods' default hyper-parameters; the second has models, hyper-parameters and batch size of
 finished runs. Both train on noise. The methods take turns, step by step, in one process, so that whatever else the
@@ -28,7 +28,7 @@ from crossdistill.models import build_model
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import StagedModel
 from crossdistill.training.devices import peak_memory
-from crossdistill.training.run import build_models
+from crossdistill.training.ingredients import build_models
 from crossdistill.training.run_folder import load_recipe
 
 CLASSES = 100
@@ -102,7 +102,9 @@ def _cases(arguments: argparse.Namespace) -> dict[str, Case]:
     for folder in arguments.runs:
         options = load_recipe(folder / "recipe.yaml")
         models = partial(build_models, options, opened(options.data))
-        cases[folder.name] = Case(options.method, models, options.batch_size // options.accumulate)
+        # A study's run folders are called ROW/SEED.
+        name = folder.parent.name if folder.name.isdecimal() else folder.name
+        cases[name] = Case(options.method, models, options.batch_size // options.accumulate)
     return cases
 
 

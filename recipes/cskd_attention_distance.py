@@ -2,7 +2,7 @@
 
     python recipes/cskd_attention_distance.py
 
-Trains the ViT of the quickstart on fashion-mini three times (local answers that fade, local answers
+Trains the ViT of the study `ablations-cskd` on fashion-mini three times (local answers that fade, local answers
 throughout, no spatial term) and measures, on all validation images, the attention distance of every layer: the mean
 distance between a patch and the patches that it attends to, weighted by the attention, over patches, heads and images
 (Dosovitskiy et al., ICLR 2021, figure 7), here in percent of the image's side. A dotted line shows what attention to
@@ -11,7 +11,6 @@ all patches alike would give. Runs that are there are not run again.
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from fashion_students import fashion_recipe
-from tables import run_missing
-from torch import Tensor, nn
+from rich.console import Console
+from torch import Tensor
 
+from crossdistill.analysis.attention_distance import AttentionDistances, grid_distances
+from crossdistill.data import Batch
 from crossdistill.methods.cskd import CSKD
-from crossdistill.quickstart import PAIRS
-from crossdistill.staged.attention import is_attention, project
+from crossdistill.options import MethodOptions
+from crossdistill.staged import Outputs, StagedModel
+from crossdistill.study import read_study
+from crossdistill.study.engines import finish
+from crossdistill.study.files import asset
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fusion": {},
@@ -41,44 +44,16 @@ FIGURE = Path(__file__).parents[1] / "docs" / "images" / "cskd_attention_distanc
 class WatchedCSKD(CSKD):
     """CSKD whose evaluations also hold the attention distance of every layer of the student."""
 
+    _watched: AttentionDistances | None = None
+
     @torch.no_grad()
-    def validation_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        distances: dict[str, Tensor] = {}
-
-        def measure(name: str) -> Any:
-            def hook(attention: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-                distances[name] = attention_distance(attention, arguments[0], self.student.stages[-1].size)
-
-            return hook
-
-        layers = [module for module in self.student.modules() if is_attention(module)]
-        hooks = [layer.register_forward_pre_hook(measure(f"distance_{k}")) for k, layer in enumerate(layers, start=1)]
-        try:
-            return super().validation_metrics(images, labels) | distances
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-def attention_distance(attention: nn.Module, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B,) mean distance from a patch to what it attends to, as a share of the image's side.
-
-    Args:
-        attention: a module with plain softmax attention.
-        tokens: (B, N, C) what it is given, prefix tokens first.
-        size: (H, W) of the grid of patches.
-    """
-    queries, keys, _ = project(attention, tokens)
-    patches = size[0] * size[1]
-    logits = (queries @ keys.mT)[..., -patches:, -patches:] / queries.shape[-1] ** 0.5
-    return (logits.softmax(dim=-1) * distances(size).to(tokens)).sum(dim=-1).mean(dim=(1, 2))
-
-
-def distances(size: tuple[int, int]) -> Tensor:
-    """(H * W, H * W) from every patch of a grid to every other, as shares of the image's side."""
-    rows, columns = torch.meshgrid(torch.arange(size[0]) / size[0], torch.arange(size[1]) / size[1], indexing="ij")
-    places = torch.stack([rows, columns], dim=-1).flatten(0, 1)
-    return torch.cdist(places, places)
+    def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
+        # Made once, because it checks every layer; the recipe has no moving average, so the model stays the same.
+        self._watched = self._watched or AttentionDistances(model)
+        # One more pass: the outputs are there already.
+        _, distances = self._watched(batch.images)
+        by_layer = {f"distance_{k}": heads.mean(dim=1) for k, heads in enumerate(distances.values(), start=1)}
+        return super().validation_metrics(batch, model, outputs) | by_layer
 
 
 def main() -> None:
@@ -86,10 +61,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/attention_distance"))
     arguments = parser.parse_args()
     curves = {}
+    study = read_study("ablations-cskd")
     for name, hyperparameters in SETTINGS.items():
         output = arguments.output / name.replace(" ", "_")
-        changed = partial(fashion_recipe, PAIRS["cnn-vit"], hyperparameters=hyperparameters)
-        run_missing(changed, "cskd_attention_distance.WatchedCSKD", output, 0, evaluate_every=EVALUATE_EVERY)
+        options = study.options("cnn-distilled-vit", study.rows["full"])
+        options.teacher_weights = asset(options.teacher_weights)
+        options.method = MethodOptions("cskd_attention_distance.WatchedCSKD", hyperparameters)
+        options.output, options.evaluate_every = str(output), EVALUATE_EVERY
+        finish(options, Console(quiet=True))
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         curves[name] = [line for line in lines if "distance_1" in line]
     _draw(curves)
@@ -101,7 +80,7 @@ def _draw(curves: dict[str, list[dict[str, Any]]]) -> None:
     for axis, layer in zip(axes, layers, strict=True):
         for name, lines in curves.items():
             axis.plot([line["epoch"] for line in lines], [line[layer] for line in lines], label=name)
-        axis.axhline(100 * distances(GRID).mean().item(), color="grey", linestyle=":", label="to all alike")
+        axis.axhline(100 * grid_distances(GRID).mean().item(), color="grey", linestyle=":", label="to all alike")
         axis.set_title(f"layer {layer.removeprefix('distance_')}")
         axis.set_xlabel("epoch")
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,8 @@
 """Accuracy on clean and on corrupted images of the students of a study: a table of docs/results.md.
 
-    python recipes/robustness.py runs/cifar10_students/vit-cnn --data FOLDER --methods scratch cakd-without-views cakd
+    python recipes/robustness.py runs/cifar10_students/vit-cnn --data FOLDER --rows scratch cakd-without-views cakd
 
-Judges the run folders METHOD-SEED in the study's folder, on every n-th validation image: clean, and under eight
+Judges the runs of a pair, as `compare` has them in ROW/SEED, on every n-th validation image: clean, and under eight
 corruptions at five severities (what `evaluate --corruptions` does with all images). What was judged already is not
 judged again.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from tables import summaries
 
 from crossdistill.data import EvalLoader, ImageData, open_data
 from crossdistill.evaluation.accuracy import evaluate
@@ -26,29 +25,29 @@ from crossdistill.models import load_student
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="the folder of the run folders")
+    parser.add_argument("pair", type=Path, help="folder of a pair within that of a study")
     parser.add_argument("--data", required=True, help="what the students were trained on")
-    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--rows", nargs="+", required=True)
     parser.add_argument("--images", type=int, default=2000)
     arguments = parser.parse_args()
     folders = {}
-    for method in arguments.methods:
-        seeds = sorted(summaries(arguments.study, method))
-        if not seeds:
-            parser.error(f"{arguments.study} has no finished run of {method}")
-        folders[method] = [arguments.study / f"{method}-{seed}" for seed in seeds]
+    for row in arguments.rows:
+        finished = sorted(arguments.pair.glob(f"{row}/*/summary.json"), key=lambda file: int(file.parent.name))
+        if not finished:
+            parser.error(f"{arguments.pair} has no finished run of {row}")
+        folders[row] = [file.parent for file in finished]
     kept = f"corrupted-{arguments.images}.json"
     missing = [folder for runs in folders.values() for folder in runs if not (folder / kept).exists()]
     if missing:
         for folder, top1 in _judge(missing, open_data(arguments.data), arguments.images).items():
             (folder / kept).write_text(json.dumps(top1))
-    print("| method | clean top-1 % of each seed | mean | corrupted top-1 % of each seed | mean | spread | lost |")
+    print("| row | clean top-1 % of each seed | mean | corrupted top-1 % of each seed | mean | spread | lost |")
     print("|---|---|---|---|---|---|---|")
-    for method, runs in folders.items():
+    for row, runs in folders.items():
         judged = [json.loads((folder / kept).read_text()) for folder in runs]
         clean, corrupted = ([top1[kind] for top1 in judged] for kind in ("clean", "corrupted"))
         cells = (
-            method,
+            row,
             _each(clean),
             f"{statistics.mean(clean):.2f}",
             _each(corrupted),

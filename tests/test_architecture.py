@@ -9,15 +9,17 @@ PACKAGE = Path(crossdistill.__file__).parent
 # From the ground up; the rooms of one floor know nothing of each other.
 FLOORS = (
     {"errors", "files"},
-    {"imports", "names"},
+    {"imports", "names", "ranges"},
     {"options"},
     {"staged"},
     {"models", "data"},
     {"distiller", "modules"},
     {"methods"},
-    {"functional", "evaluation"},
-    {"analysis", "training"},
-    {"quickstart"},
+    {"functional", "evaluation", "cache"},
+    {"training"},
+    {"analysis"},
+    {"study"},
+    {"report"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.
     {"cli", "testing"},
 )

@@ -11,11 +11,15 @@ _LAZY = {
     "Outputs": "crossdistill.staged",
     "Stage": "crossdistill.staged",
     "StagedModel": "crossdistill.staged",
+    "Study": "crossdistill.study",
     "TrainingOptions": "crossdistill.options",
     "UserError": "crossdistill.errors",
+    "compare": "crossdistill.study",
     "distill": "crossdistill.training",
+    "load_results": "crossdistill.study",
     "load_student": "crossdistill.models",
     "open_data": "crossdistill.data",
+    "read_study": "crossdistill.study",
     "train": "crossdistill.training",
 }
 
@@ -25,12 +29,16 @@ __all__ = [
     "Outputs",
     "Stage",
     "StagedModel",
+    "Study",
     "TrainingOptions",
     "UserError",
     "__version__",
+    "compare",
     "distill",
+    "load_results",
     "load_student",
     "open_data",
+    "read_study",
     "train",
 ]
 

@@ -1,14 +1,15 @@
 """The frame that every method fills: a student, a frozen teacher, and named, weighted loss terms."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from crossdistill.data import Batch
 from crossdistill.errors import UserError
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -17,7 +18,8 @@ class Needs:
     """What a method reads, as data: constructors, `inspect`, `methods` and the checks before training go by it.
 
     The words are the names of the fields of `Outputs`; "features.3" and "prefix.3" are those of one stage, counted from
-    1. Beside them, "attention" is taken by an `AttentionTap`, and "segments" says that the model runs stage by stage.
+    1. Beside them, "attention" is taken by an `AttentionTap`, "segments" says that the model runs stage by stage, and
+    "views", of the teacher, that it is shown something else than the images of the batch.
 
     Args:
         teacher: what is read of the teacher; a method that reads nothing of it is trained without one.
@@ -52,6 +54,9 @@ class Distiller(nn.Module):
 
     # What every pair is asked for; a constructor may `declare` more, which its pair or hyper-parameters ask for.
     needs: Needs = Needs()
+    # Where `crossdistill tune` searches, by the names of the constructor's arguments. Of weights whose ratio alone
+    # counts one stays as it is: the learning rate, which is searched for every method, has the common scale.
+    ranges: ClassVar[Mapping[str, Range | Choice]] = {}
     # How finely the loop advances `progress`: with every optimiser step, or only when an epoch begins.
     progress_unit: Literal["iteration", "epoch"] = "iteration"
     # Optimiser steps of the student for one of the critic.

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class DivergenceError(UserError):
+    """A loss or a weight is not finite any more: the recipe's rates and weights are at fault, not the set-up."""
+
+
 class UserCaution(UserWarning):
     """What a user may not expect of a pair of models or of data; the command prints it as one line."""
 

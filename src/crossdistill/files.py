@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 @contextmanager
@@ -20,6 +21,27 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def lock(file: TextIO, *, wait: bool) -> bool:
+    """Hold an open file, until it is closed, against other processes that do so.
+
+    Args:
+        file: opened for writing.
+        wait: for as long as another process holds it.
+
+    Returns:
+        Whether it is held; False where another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True  # Windows has no such locks.
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def source_fingerprint(folder: Path) -> str:

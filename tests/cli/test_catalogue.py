@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import crossdistill.quickstart
+import crossdistill.study.quickstart
 from crossdistill.cli import main
 from crossdistill.methods import METHODS, hyperparameters, load_method
 
@@ -49,6 +49,16 @@ def test_hyperparameters_of_kd(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--method.kwargs.NAME=VALUE" in out
 
 
+def test_ranges_that_tune_searches_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "kd"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "tune searches" in rows["hyper-parameter"]
+    assert " 1 to 8 (log) " in rows["temperature"]
+    assert " to " not in rows["teacher_weight"]
+    assert main(["methods", "scratch"]) == 0
+    assert "tune searches" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("kdd", "unknown method 'kdd'; did you mean 'kd'?"), ("os.path.join", "'os.path.join' is not a Distiller")],
@@ -84,9 +94,9 @@ def test_no_model_matches(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def quickstart(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The calls that reach `crossdistill.quickstart.run`."""
+    """The calls that reach `crossdistill.study.quickstart.run`."""
     calls: list[tuple] = []
-    monkeypatch.setattr(crossdistill.quickstart, "run", lambda *given: calls.append(given))
+    monkeypatch.setattr(crossdistill.study.quickstart, "run", lambda *given: calls.append(given) or [])
     return calls
 
 

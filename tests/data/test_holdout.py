@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossdistill.data import ImageData, TensorSource, hold_out, open_data
+from crossdistill.data import ImageData, TensorSource, first_of_each_class, hold_out, open_data
 from crossdistill.errors import UserError
 
 
@@ -68,3 +70,12 @@ def test_files_are_held_out_by_name(make_folder):
     held = hold_out(open_data(str(make_folder(images=4))), 0.25)
     assert len(held.validation) == 2 and len(held.train) == 6
     assert all(name.startswith("train/") for name in held.validation.names)
+
+
+def test_the_first_images_of_each_class(image_folder: Path):
+    data = open_data(str(image_folder))
+    fewer = first_of_each_class(data, 3)
+    assert fewer.train.names == [f"train/{name}/{i}.png" for name in data.classes for i in ("0", "1", "10")]
+    assert fewer.validation is data.validation
+    with pytest.raises(UserError, match="--images_per_class 21: class 'blue' has 20 training images"):
+        first_of_each_class(data, 21)

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.functional import at_loss, nst_loss
+from crossdistill.methods.at import AT
 from crossdistill.modules.alignment import match_grids
+from crossdistill.testing import TINY, staged
+from crossdistill.testing.contract import draw_batch
 
 STUDENT, TEACHER = wave(2, 3, 4, 4), wave(2, 5, 4, 4, phase=0.3) + 0.2
 
@@ -81,3 +84,13 @@ def test_the_loss_is_exact_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(at_loss(STUDENT.float(), TEACHER.float()), exact)
         torch.testing.assert_close(nst_loss(STUDENT.float(), TEACHER.float()), nst_loss(STUDENT, TEACHER).float())
+
+
+def test_weight_shrinks_on_maps_smaller_than_it_was_made_for() -> None:
+    method = AT(staged("vit", TINY["vit"]), staged("mlp", TINY["mlp"])).eval()
+    images, labels = draw_batch()
+    with torch.no_grad():
+        terms = method(images, labels)
+        loss = at_loss(method.student(images).features[2], method.teach(images).features[2])
+    # 4x4 patches beside the 7x7 of ImageNet's last map.
+    torch.testing.assert_close(terms["stage3"], 1000 * 16 / 49 * loss)

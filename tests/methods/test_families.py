@@ -82,6 +82,13 @@ ROLES = [
     (False, "ofa", {}, "test_resnet"),
     (False, "fbt", {}, "test_resnet"),
     (False, "cskd", {}, "test_resnet"),
+    # They read all that methods of features read: every stage, the last map, the pooled vector.
+    (True, "reviewkd", {}, "test_resnet"),
+    (True, "foundation", {}, "test_resnet"),
+    (True, "scalekd", {}, "test_resnet"),
+    (False, "reviewkd", {}, "test_resnet"),
+    (False, "foundation", {"label_weight": 1.0}, "test_vit"),
+    (False, "scalekd", {}, "test_vit"),
 ]
 
 

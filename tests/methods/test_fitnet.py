@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.errors import UserError
 from crossdistill.functional import fitnet_loss

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.data import Batch
 from crossdistill.functional import foundation_loss

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.functional import ofd_loss
 from crossdistill.methods.ofd import OFD, Connector, Margin

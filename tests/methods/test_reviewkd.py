@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.functional import hcl_loss
 from crossdistill.methods.reviewkd import Fusion, ReviewKD

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.functional import rsd_loss
 from crossdistill.methods.rsd import RSD

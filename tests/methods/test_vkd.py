@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from sines import wave
+from wave_maps import wave
 
 from crossdistill.errors import UserError
 from crossdistill.functional import kd_loss, vkd_loss

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
+from crossdistill.errors import check_range
 from crossdistill.methods.fbt.fbt import FBT
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.attention import AttentionTap
 from crossdistill.testing import MethodContract
@@ -190,6 +192,22 @@ class Untold(Matching):
     """Says nothing of its weight."""
 
 
+class RangeOfNothing(Matching):
+    ranges: ClassVar = {"wieght": Range(0, 2)}
+
+
+class RangeWithoutDefault(Matching):
+    ranges: ClassVar = {"weight": Range(2, 4)}
+
+
+class RangeThatIsRefused(Matching):
+    ranges: ClassVar = {"weight": Range(0, 2)}
+
+    def __init__(self, student: StagedModel, teacher: StagedModel, weight: float = 1.0) -> None:
+        super().__init__(student, teacher, weight)
+        check_range("matching", above=0, weight=weight)
+
+
 class MadeFor(MethodContract):
     def __init__(self, method: type[Distiller], **attributes: Any) -> None:
         self.method = method
@@ -216,6 +234,7 @@ PROMISES: dict[str, Callable[[MethodContract], None]] = {
     "bf16 steps": lambda c: c.test_steps_in_bf16_leave_finite_gradients(PAIR),
     "compiled": lambda c: c.test_compiled_steps_give_the_same_loss_and_are_compiled_once(PAIR),
     "texts": lambda c: c.test_hyperparameters_have_a_type_and_a_text(),
+    "ranges": lambda c: c.test_ranges_are_of_hyperparameters_and_hold_the_defaults(),
     "refusals": lambda c: c.test_pairs_that_do_not_fit_are_refused_in_one_line(),
 }
 BROKEN: list[tuple[type[Distiller], str]] = [
@@ -242,6 +261,9 @@ BROKEN: list[tuple[type[Distiller], str]] = [
     (Recompiled, "compiled"),
     (Untyped, "texts"),
     (Untold, "texts"),
+    (RangeOfNothing, "ranges"),
+    (RangeWithoutDefault, "ranges"),
+    (RangeThatIsRefused, "ranges"),
 ]
 
 

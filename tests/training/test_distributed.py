@@ -96,6 +96,24 @@ def test_two_processes_equal_one(
     assert json.loads((two / "summary.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
+def test_two_processes_with_a_cache_equal_two_with_the_teacher(image_folder: Path, tmp_path: Path) -> None:
+    options = tiny_options(image_folder, tmp_path / "unused", cutmix=1.0, accumulate=2, batch_size=24, epochs=2)
+    whole = launch(tmp_path, "whole", options, processes=2)
+    options.teacher_cache = str(tmp_path / "cache")
+    filling = launch(tmp_path, "filling", options, 2, "--teacher_cache_fill", "true")
+    cached = launch(tmp_path, "cached", options, processes=2)
+    assert {path.name for path in (tmp_path / "cache" / "logits").iterdir()} == {
+        f"epoch000{epoch}-part000-rank{rank}.safetensors" for epoch in range(2) for rank in range(2)
+    }
+    expected = load_file(whole / "student.safetensors")
+    for run in (filling, cached):
+        assert all(
+            torch.equal(tensor, expected[name]) for name, tensor in load_file(run / "student.safetensors").items()
+        )
+        assert metrics(run) == metrics(whole)
+
+
 def test_two_processes_killed_and_resumed_equal_never_killed(image_folder: Path, tmp_path: Path) -> None:
     # Batch norm's statistics differ between the processes, and what PAT's prompts are told is each process's own.
     options = tiny_options(

@@ -55,6 +55,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "cakd": {"method": MethodOptions("cakd", {"critic_every": 2})},
     "fbt": {"method": MethodOptions("fbt")},
     "pat": {"method": MethodOptions("pat")},
+    "foundation": {"method": MethodOptions("foundation", {"label_weight": 1.0})},
+    "reviewkd": {"method": MethodOptions("reviewkd")},
+    "ofd": {"method": MethodOptions("ofd")},
     # Fewer negatives than images, so that they are drawn.
     "crd": {"method": MethodOptions("crd", {"num_negatives": 16}), "repeated_augmentation": 2},
     "cskd": {
@@ -69,6 +72,7 @@ WATCHED = {
     "fbt": {"assistant_top1", "assistant_top1_foreign_front"},
     "pat": {"prompted_teacher_agreement", "prompted_teacher_top1"},
     "cskd": {"top1_with_patches"},
+    "foundation": {"teacher_cosine"},
 }
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import metrics, quiet_run, tiny_options
+from rich.console import Console
 from torch import Tensor, nn
 
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
-from crossdistill.errors import UserError
+from crossdistill.errors import DivergenceError, UserError
 from crossdistill.models import load_student
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.staged import Outputs
@@ -70,6 +71,11 @@ def test_run_folder_holds_what_it_should(image_folder: Path, tmp_path: Path) -> 
     for key in ("method", "teacher", "student", "seed", "epochs", "top1", "best_top1", "teacher_top1", "student_params",
                 "teacher_agreement", "extra_params", "images_per_second", "seconds", "peak_memory_bytes"):  # fmt: skip
         assert on_disk[key] is not None, key
+    assert [stage["channels"] for stage in summary["stages"]["student"]] == [
+        stage.channels for stage in load_student(output).stages
+    ]
+    assert len(summary["stages"]["teacher"]) == 4
+    assert summary["reads"] == {"teacher": ["logits"], "student": ["logits"]}
     # Three tints that a CNN learns in seconds: the loop really trains.
     assert summary["top1"] > 80
     lines = metrics(output)
@@ -128,7 +134,7 @@ def test_nan_stops_the_run_names_the_term_and_keeps_the_last_good_checkpoint(
     options = tiny_options(
         image_folder, output, method=MethodOptions(HERE + "NotANumber"), checkpoint_every=1, log_every=5, epochs=4
     )
-    with pytest.raises(UserError, match="loss term 'broken' is not finite"):
+    with pytest.raises(DivergenceError, match="loss term 'broken' is not finite"):
         quiet_run(options)
     checkpoint = latest_checkpoint(output / "checkpoints")
     assert checkpoint is not None
@@ -281,6 +287,27 @@ def test_peak_memory_is_that_of_the_process_itself() -> None:
     small, large = map(int, output.split())
     assert small < peak_memory(torch.device("cpu")) - ballast.nbytes / 2
     assert large - small > 90 << 20
+
+
+def test_evaluations_are_told_and_may_end_the_run(image_folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+
+    class Enough(Exception):
+        pass
+
+    def listen(step: int, total_steps: int, values: dict[str, float]) -> None:
+        told.append((step, total_steps, values["top1"]))
+        if step == 10:
+            raise Enough
+
+    options = tiny_options(image_folder, tmp_path / "run", epochs=3)
+    with pytest.raises(Enough):
+        distill(options, Console(quiet=True), on_evaluation=listen)
+    logged = [line["top1"] for line in metrics(tmp_path / "run") if line["kind"] == "evaluation"]
+    assert told == [(5, 15, logged[0]), (10, 15, logged[1])]
+    # The step that it ended at has no checkpoint; the one before has.
+    latest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert latest is not None and latest.name.endswith("5")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")

@@ -17,6 +17,7 @@ from crossdistill.methods import build_distiller, load_method
 from crossdistill.models import stem_advice
 from crossdistill.options import MethodOptions
 from crossdistill.staged import Stage, StagedModel
+from crossdistill.staged.card import pretrained_config
 from crossdistill.staged.modes import eval_mode
 
 # Batch norms cannot train on a single image.
@@ -36,6 +37,8 @@ class ModelSummary:
         num_classes: 0 without a head.
         image_size: (height, width) in pixels.
         segments_refusal: why the model does not run in segments; empty where it does.
+        licence: of timm's weights for this name; "not told" where timm has weights and does not know; empty for weights
+            that are not timm's, and for models that it has none for.
     """
 
     name: str
@@ -44,6 +47,7 @@ class ModelSummary:
     num_classes: int
     image_size: tuple[int, int]
     segments_refusal: str
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,16 @@ class Inspection:
             table.add_column(column, overflow="fold")
         pair = (self.teacher, self.student)
         table.add_row("name", *(model.name for model in pair))
-        table.add_row("parameters", *(_short(model.parameters) for model in pair))
-        table.add_row("MACs per image", *(_short(model.macs) for model in pair))
+        table.add_row("parameters", *(short_count(model.parameters) for model in pair))
+        table.add_row("MACs per image", *(short_count(model.macs) for model in pair))
         table.add_row("image size", *(_grid(model.image_size) for model in pair))
         table.add_row("classes", *(str(model.num_classes or "no head") for model in pair))
         table.add_row(
             "runs in segments",
             *(f"no: {model.segments_refusal}" if model.segments_refusal else "yes" for model in pair),
         )
+        if any(model.licence for model in pair):
+            table.add_row("licence of timm's weights", *(model.licence or "-" for model in pair))
         return table
 
     def _stages_table(self) -> Table:
@@ -154,10 +160,10 @@ class Inspection:
         return table
 
     def _costs(self, method: MethodCost) -> list[str]:
-        costs = [_short(method.extra_parameters), _short(method.macs)]
+        costs = [short_count(method.extra_parameters), short_count(method.macs)]
         if self.timing is not None and method.seconds is not None:
             epoch = method.seconds * self.timing.train_images / self.timing.batch_size
-            costs += [_duration(method.seconds), _duration(epoch)]
+            costs += [duration(method.seconds), duration(epoch)]
         return costs
 
 
@@ -253,7 +259,17 @@ def _summarise(model: StagedModel) -> ModelSummary:
         model.num_classes,
         model.image_size,
         "" if model.exact_segments else model.segments_refusal,
+        _licence(model),
     )
+
+
+def _licence(model: StagedModel) -> str:
+    """What timm says of the weights that it has for a model, whether they were loaded or not."""
+    config = pretrained_config(model.model)
+    sources = ("url", "file", "hf_hub_id")
+    if model.card.weights not in ("none", "pretrained") or not any(config.get(source) for source in sources):
+        return ""
+    return config.get("license") or "not told"
 
 
 def _images(model: StagedModel) -> torch.Tensor:
@@ -286,14 +302,16 @@ def _device_in_words(device: torch.device) -> str:
     return f"cpu (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `1.5 min`."""
     for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{1000 * seconds:.0f} ms"
 
 
-def _short(number: int) -> str:
+def short_count(number: int) -> str:
+    """A count in three digits: `22.05 M`."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.2f} {unit}"

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -39,14 +41,15 @@ def training_parser(verb: str, description: str) -> ArgumentParser:
     return parser
 
 
-def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, set[str]]:
-    """Parse with a parser from `training_parser`: the options, and the names of those that were given."""
+def read_options(parser: ArgumentParser, arguments: list[str]) -> tuple[TrainingOptions, dict[str, Any]]:
+    """Parse with a parser from `training_parser`: the options, and by name what was given, a verb's own too."""
     # A printed recipe is whole; the parser ends there.
     printed = any(argument.startswith("--print_config") for argument in arguments)
     given = parse(parser, arguments, defaults=printed).as_dict()
     given.pop("config", None)
-    options = TrainingOptions.from_dict({name: plain(value) for name, value in given.items()})
-    return options, set(given)
+    given = {name: plain(value) for name, value in given.items()}
+    names = {field.name for field in dataclasses.fields(TrainingOptions)}
+    return TrainingOptions.from_dict({name: value for name, value in given.items() if name in names}), given
 
 
 def check_models(options: TrainingOptions) -> None:
@@ -61,9 +64,8 @@ def check_models(options: TrainingOptions) -> None:
             check_model_name(model.name)
 
 
-def hide_teacher_options(parser: ArgumentParser) -> None:
-    """Leave the options that only a run with a teacher has out of `--help`."""
-    names = {field.name for field in dataclasses.fields(TrainingOptions) if field.metadata.get("teacher_only")}
+def hide_options(parser: ArgumentParser, names: Collection[str]) -> None:
+    """Leave options out of `--help` that say nothing to a verb; recipes that have them are taken all the same."""
     for option, action in parser._option_string_actions.items():
         if option.removeprefix("--").partition(".")[0] in names:
             action.help = argparse.SUPPRESS

@@ -58,13 +58,15 @@ def _explain(name: str) -> None:
     print(inspect.getdoc(module) or (inspect.getdoc(method) or "").partition("\n\n")[0])
     table = Table(box=box.SIMPLE)
     table.add_column("hyper-parameter", no_wrap=True)
-    for column in ("type", "default", "meaning"):
+    columns = ("type", "default", "tune searches", "meaning") if method.ranges else ("type", "default", "meaning")
+    for column in columns:
         table.add_column(column, overflow="fold")
     for parameter in hyperparameters(method).values():
         cells = (
             parameter.name,
             inspect.formatannotation(parameter.annotation),
             "(required)" if parameter.default is inspect.Parameter.empty else repr(parameter.default),
+            *([str(method.ranges.get(parameter.name, ""))] if method.ranges else []),
             " ".join((descriptions.get(parameter.name) or "").split()),
         )
         # As plain text: rich would take the brackets of list[int] for markup.

@@ -19,6 +19,8 @@ from crossdistill.methods import METHODS
 from crossdistill.methods.catalogue import read_entry
 from crossdistill.options import type_in_words
 
+# More names than this hide what is to be done.
+_METHODS_TOLD = 4
 # What users of other trainers call our options.
 _ELSEWHERE = {
     "lr": "learning_rate",
@@ -125,7 +127,7 @@ def _options(parser: ArgumentParser) -> set[str]:
 
 def _is_known(option: str, known: set[str]) -> bool:
     group, kwargs, _ = option.partition(".kwargs.")
-    return option in known or (bool(kwargs) and f"{group}.kwargs" in known)
+    return option in known or f"{option}.name" in known or (bool(kwargs) and f"{group}.kwargs" in known)
 
 
 def _suggestion(option: str, known: set[str]) -> str:
@@ -138,7 +140,9 @@ def _suggestion(option: str, known: set[str]) -> str:
     if "--method.kwargs" in known:
         methods = [method for method, path in METHODS.items() if name in read_entry(path).hyperparameters]
         if methods:
-            return f"; as a hyper-parameter of {', '.join(methods)} it is '--method.kwargs.{name}'"
+            told = ", ".join(methods[:_METHODS_TOLD])
+            more = f" and {len(methods) - _METHODS_TOLD} more" if len(methods) > _METHODS_TOLD else ""
+            return f"; as a hyper-parameter of {told}{more} it is '--method.kwargs.{name}'"
     return nearest(option, known)
 
 

@@ -1,9 +1,11 @@
 """`crossdistill quickstart`: the whole story on a built-in data set."""
 
+from crossdistill.cli.compare import report
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.errors import UserError, nearest
 from crossdistill.methods import METHODS
-from crossdistill.quickstart import DEFAULT_METHODS
+
+_DEFAULT = "scratch,kd,pat"
 
 
 def run(arguments: list[str]) -> None:
@@ -15,7 +17,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--methods",
         type=str,
-        default=",".join(DEFAULT_METHODS),
+        default=_DEFAULT,
         help="comma-separated methods, or `all`; it first says how long they take; cskd has a pair of its own, a CNN "
         "that teaches a Vision Transformer",
     )
@@ -27,6 +29,6 @@ def run(arguments: list[str]) -> None:
         if name not in METHODS:
             raise UserError(f"--methods: unknown method '{name}'{nearest(name, METHODS)} (see: crossdistill methods)")
 
-    from crossdistill import quickstart
+    from crossdistill.study import quickstart
 
-    quickstart.run(methods, options.output, options.seed)
+    report(quickstart.run(methods, options.output, options.seed))

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crossdistill.cli.distill import check_models, hide_teacher_options, read_options, training_parser
+from crossdistill.cli.distill import check_models, hide_options, read_options, training_parser
 from crossdistill.errors import UserError
 from crossdistill.options import MethodOptions, TrainingOptions
 
@@ -13,14 +13,15 @@ def run(arguments: list[str]) -> None:
     The options of a teacher are refused unless they say nothing, as in the recipe of a run that had none.
     """
     parser = training_parser("train", "Train a model alone, without a teacher.")
-    hide_teacher_options(parser)
+    teacher_only = [field.name for field in dataclasses.fields(TrainingOptions) if field.metadata.get("teacher_only")]
+    hide_options(parser, teacher_only)
     options, given = read_options(parser, arguments)
     alone = TrainingOptions(method=MethodOptions(name="scratch"))
     if "method" not in given:
         options.method = alone.method
-    for field in dataclasses.fields(TrainingOptions):
-        if field.metadata.get("teacher_only") and getattr(options, field.name) != getattr(alone, field.name):
-            raise UserError(f"train takes no --{field.name}, it trains a model alone; use: crossdistill distill")
+    for name in teacher_only:
+        if getattr(options, name) != getattr(alone, name):
+            raise UserError(f"train takes no --{name}, it trains a model alone; use: crossdistill distill")
     check_models(options)
     from crossdistill.training import distill
 

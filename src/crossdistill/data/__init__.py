@@ -2,7 +2,7 @@
 
 from crossdistill.data.datasets import ImageData, ValidationData, open_data, open_validation
 from crossdistill.data.fingerprint import fingerprint
-from crossdistill.data.holdout import hold_out
+from crossdistill.data.holdout import first_of_each_class, hold_out
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
 from crossdistill.data.mixup import Mixer
@@ -20,6 +20,7 @@ __all__ = [
     "TrainLoader",
     "ValidationData",
     "fingerprint",
+    "first_of_each_class",
     "hold_out",
     "open_data",
     "open_validation",

@@ -1,4 +1,4 @@
-"""A part of the training images to choose by, so that the validation images stay unseen until the end."""
+"""Parts of the training images: fewer of each class, and some to choose by instead of the validation images."""
 
 from dataclasses import replace
 
@@ -10,6 +10,29 @@ from crossdistill.errors import UserError, check_range
 
 # Not the seed of a run, so that all runs on a data set are chosen by the same images.
 SEED = 0
+
+
+def first_of_each_class(data: ImageData, count: int) -> ImageData:
+    """Train on the first images of each class only; the validation images stay.
+
+    Args:
+        data: the data set.
+        count: of each class, at least 1.
+
+    Returns:
+        The data set with another `train`, which keeps the order of the images, and their names.
+
+    Raises:
+        UserError: a class has fewer training images.
+    """
+    labels = data.train.labels
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, name in enumerate(data.classes):
+        of_class = (labels == label).nonzero().flatten()
+        if len(of_class) < count:
+            raise UserError(f"--images_per_class {count}: class '{name}' has {len(of_class)} training images")
+        chosen[of_class[:count]] = True
+    return replace(data, train=data.train.subset(chosen.nonzero().flatten()))
 
 
 def hold_out(data: ImageData, share: float, seed: int = SEED) -> ImageData:

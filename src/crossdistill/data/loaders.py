@@ -1,6 +1,6 @@
 """Batches on the device: shuffled and augmented for training, in order and whole for evaluation."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -90,7 +90,7 @@ class TrainLoader:
             self._decoded = start_workers(views, self._plan, options.workers, self.device)
         self.labels = source.labels if self.pixels is None else source.labels.to(self.pixels.device)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
         """This process's micro-batches of one epoch, in order: `accumulate` for each optimiser step.
 
         Args:

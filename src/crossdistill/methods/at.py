@@ -8,10 +8,14 @@ of F^2, as a vector over positions,
     L = w_label CE(s, y) + w_feature sum_k at_loss(F_k, F'_k)
 
 The mean is over images and positions, as in the authors' code, whose weight is 1000; the paper's beta / 2 times a norm
-is that weight divided by the number of elements. It adds no parameter. For Transformers and MLPs A is taken over the
-patch positions of the residual stream: its mean square is dominated by whichever channels are largest there, so in a
-ViT with outlier channels it is their map. A grid of one position has no places: its term is zero.
+is that weight divided by the number of elements. Its smallest map has 49 positions; on fewer, where the mean over
+positions of maps of unit norm grows, the weight shrinks in proportion. It adds no parameter. For Transformers and MLPs
+A is taken over the patch positions of the residual stream: its mean square is dominated by whichever channels are
+largest there, so in a ViT with outlier channels it is their map. A grid of one position has no places: its term is
+zero.
 """
+
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +24,11 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.alignment import StageAlignment
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
+
+# Positions of the smallest map that the weight was made for, ImageNet's last.
+_SMALLEST_GRID = 7 * 7
 
 
 @in_float32
@@ -47,10 +55,11 @@ class AT(Distiller):
         teacher: the model that is learnt from, of any architecture; it needs no head.
         stages: stages of the student that are matched, counted from 1; default: all that have a partner.
         label_weight: w_label, of the cross-entropy with the labels.
-        feature_weight: w_feature of each stage; 1000 in the authors' code.
+        feature_weight: w_feature of each stage, less below 49 positions; 1000 in the authors' code.
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    ranges: ClassVar = {"feature_weight": Range(30, 30_000, log=True)}
 
     def __init__(
         self,
@@ -65,5 +74,8 @@ class AT(Distiller):
         self.alignment = StageAlignment(student, teacher, stages, owner="at")
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        aligned = zip(self.alignment.numbers, self.alignment(student, teacher), strict=True)
-        return {f"stage{number}": self.feature_weight * at_loss(ours, theirs) for number, (ours, theirs) in aligned}
+        terms = {}
+        for number, (ours, theirs) in zip(self.alignment.numbers, self.alignment(student, teacher), strict=True):
+            weight = self.feature_weight * min(1.0, ours[0, 0].numel() / _SMALLEST_GRID)
+            terms[f"stage{number}"] = weight * at_loss(ours, theirs)
+        return terms

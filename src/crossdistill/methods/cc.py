@@ -22,7 +22,7 @@ over neighbours in the batch, with weight 0.02. The teacher's layer is learnt to
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -82,6 +83,8 @@ class CC(Distiller):
     """
 
     needs = Needs(teacher={"pooled"}, student={"pooled"})
+    # Of the paper's variant: the released one's weight is of another scale.
+    ranges: ClassVar = {"correlation_weight": Range(5, 2000, log=True), "gamma": Range(0.1, 1.6, log=True)}
 
     def __init__(
         self,

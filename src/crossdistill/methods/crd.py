@@ -23,7 +23,7 @@ their expectation and no noise.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 _UNKNOWN = -1
@@ -93,6 +94,7 @@ class CRD(Distiller):
     """
 
     needs = Needs(teacher={"pooled"}, student={"pooled"})
+    ranges: ClassVar = {"contrast_weight": Range(0.08, 8, log=True), "temperature": Range(0.03, 0.3, log=True)}
 
     student_bank: Tensor
     teacher_bank: Tensor

@@ -26,7 +26,7 @@ for P_G; here P_G is the teacher's own answer, the same wherever the head is lin
 
 import warnings
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.deit import Kind, Variant, deit_loss
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.alignment import match_grids, shrink
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
 Schedule = Literal["linear", "quadratic", "cosine"]
@@ -136,6 +137,14 @@ class CSKD(Distiller):
     """
 
     needs = Needs(teacher={"logits", "final"}, student={"head_logits", "final"})
+    # label_weight stays: the two others are measured against it. The temperature is read by the soft kinds alone.
+    ranges: ClassVar = {
+        "kind": Choice(("hard", "soft")),
+        "logit_kind": Choice(("hard", "soft")),
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.05, 5, log=True),
+        "spatial_weight": Range(0.1, 10, log=True),
+    }
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ less. Its own defaults for (2) are lambda = 0.5 and T = 1. timm's models answer 
 with the mean of the probabilities.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +26,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
 Kind = Literal["hard", "soft"]
@@ -68,6 +69,12 @@ class DeiT(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits", "head_logits"})
+    # label_weight stays where `kind` puts it; the temperature is read by the soft kind alone.
+    ranges: ClassVar = {
+        "kind": Choice(("hard", "soft")),
+        "temperature": Range(1, 6, log=True),
+        "teacher_weight": Range(0.05, 5, log=True),
+    }
 
     def __init__(
         self,

@@ -14,6 +14,8 @@ With Y = softmax(Z / T), (B, K), and rho Pearson's correlation,
 vary, such as that of a class that no image resembles, has correlation 0, as in the authors' code.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from crossdistill.data import Batch
@@ -21,6 +23,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 # The authors'; it is added to the product of the norms.
@@ -65,6 +68,11 @@ class DIST(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits"})
+    ranges: ClassVar = {
+        "beta": Range(0.2, 20, log=True),
+        "gamma": Range(0.2, 20, log=True),
+        "temperature": Range(1, 4, log=True),
+    }
 
     def __init__(
         self,

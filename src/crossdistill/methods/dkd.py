@@ -18,6 +18,8 @@ The released code multiplies (3) by min(epoch / 20, 1) in a training of 240 epoc
 on ImageNet: `warmup` is this share.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -78,6 +81,12 @@ class DKD(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits"}, labels=True)
+    # The authors' betas are 0.5 to 8, by the pair; a large one needs its ramp. alpha is 1 in all of their runs.
+    ranges: ClassVar = {
+        "beta": Range(0.5, 16, log=True),
+        "temperature": Range(1, 8, log=True),
+        "warmup": Range(0, 0.25),
+    }
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ the matching of those tables, `stages=[2], feature_weight=100` CRD's.
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.alignment import StageAlignment, first_images
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -52,6 +54,8 @@ class FitNet(Distiller):
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    # Published are 0.1 (in effect), 1 and 100.
+    ranges: ClassVar = {"feature_weight": Range(0.1, 100, log=True)}
 
     def __init__(
         self,

@@ -17,10 +17,11 @@ token of DINOv2, the mean of a CNN. Patches meet on the coarser of the two grids
 
 w_label is 0, as in both papers: the student's head is not trained, and `top1` says nothing. Train a head afterwards
 (`crossdistill train --student_weights FILE`), or along with it by `label_weight=1`. What to watch in the meantime is
-`teacher_cosine`, the mean of cos(P_1(s_pooled), t_pooled) over validation images.
+`teacher_cosine`, the mean of cos(P_1(s_pooled), t_pooled) over validation images, in percent.
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,8 @@ from crossdistill.modules.alignment import first_images, match_grids
 from crossdistill.modules.initialization import initialise
 from crossdistill.modules.precision import in_float32
 from crossdistill.modules.standardizer import Standardizer
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
-from crossdistill.staged.modes import eval_mode
 
 
 @in_float32
@@ -69,6 +70,9 @@ class Foundation(Distiller):
     """
 
     needs = Needs(teacher={"final", "pooled"}, student={"final", "pooled"})
+    # Two ratios: of patches to the pooled vector, of Smooth L1 to the cosine. Accuracy tells them apart only where a
+    # label_weight trains the head.
+    ranges: ClassVar = {"patch_weight": Range(0.05, 5, log=True), "smooth_l1_weight": Range(0.05, 5, log=True)}
 
     def __init__(
         self,
@@ -113,10 +117,9 @@ class Foundation(Distiller):
 
     @torch.no_grad()
     def validation_metrics(self, batch: Batch, model: StagedModel, outputs: Outputs) -> dict[str, Tensor]:
-        """Cosine of the projected and the teacher's pooled vector, by the student itself where its average runs too."""
-        with eval_mode(self):
-            ours = self.project_pooled(self.student(batch.images).pooled)
-            theirs = self.standardizers["pooled"](self.teach(batch.images).pooled)
+        """Cosine of the projected and the teacher's pooled vector."""
+        ours = self.project_pooled(outputs.pooled)
+        theirs = self.standardizers["pooled"](self.teach(batch.images).pooled)
         return {"teacher_cosine": F.cosine_similarity(ours.float(), theirs.float(), dim=1)}
 
     def _loss(self, ours: Tensor, theirs: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ is left out.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.attention import AttentionTap
 
@@ -77,6 +78,7 @@ class MiniLM(Distiller):
     """
 
     needs = Needs(teacher={"attention"}, student={"attention"})
+    ranges: ClassVar = {"relation_weight": Range(0.1, 10, log=True)}
 
     def __init__(
         self,

@@ -12,6 +12,8 @@ It compares sets of channels, so their numbers may differ, and adds no parameter
 (arXiv 1910.10699), with the same normalisation. A grid of one position has no maps: its term is zero.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.alignment import StageAlignment
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -51,6 +54,7 @@ class NST(Distiller):
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    ranges: ClassVar = {"feature_weight": Range(1, 1000, log=True)}
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ images), merging that would not change it is left out.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import UserError, check_range
 from crossdistill.modules.initialization import initialise
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 # The grid that token branches merge down to, and the heads of their blocks, as published.
@@ -73,6 +75,13 @@ class OFA(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits", "features", "prefix"}, labels=True)
+    # The authors' gammas are 1 and 1.5, their stage weights 1 and 0.1: there is one such term per stage.
+    ranges: ClassVar = {
+        "gamma": Range(1, 2),
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.1, 10, log=True),
+        "stage_weight": Range(0.03, 3, log=True),
+    }
 
     def __init__(
         self,

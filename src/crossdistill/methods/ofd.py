@@ -20,6 +20,7 @@ teachers (the authors' lie behind a batch norm); `scale_features=False` leaves t
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from crossdistill.modules.alignment import StageAlignment, batch_norm, first_ima
 from crossdistill.modules.initialization import initialise
 from crossdistill.modules.precision import in_float32
 from crossdistill.modules.standardizer import Standardizer
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -118,6 +120,8 @@ class OFD(Distiller):
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    # A sum over elements: the weight that suits falls with the size of the maps.
+    ranges: ClassVar = {"feature_weight": Range(1e-5, 1e-2, log=True)}
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ The mean over pairs is the released code's; the paper writes a sum. Affinities a
 processes.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 # The authors'.
@@ -58,6 +61,8 @@ class PKT(Distiller):
     """
 
     needs = Needs(teacher={"pooled"}, student={"pooled"})
+    # The weight that suits grows with the square of the batch.
+    ranges: ClassVar = {"neighbour_weight": Range(1000, 1_000_000, log=True)}
 
     def __init__(
         self,

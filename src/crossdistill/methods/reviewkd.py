@@ -20,6 +20,7 @@ deviation.
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.modules.alignment import StageAlignment, batch_norm, first_images
 from crossdistill.modules.standardizer import Standardizer
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 _HCL_LEVELS = (4, 2, 1)
@@ -103,6 +105,8 @@ class ReviewKD(Distiller):
     """
 
     needs = Needs(teacher={"features", "pooled"}, student={"features", "pooled"})
+    # The authors' weights are 0.6 to 8, by the pair.
+    ranges: ClassVar = {"feature_weight": Range(0.1, 10, log=True)}
 
     def __init__(
         self,

@@ -17,6 +17,8 @@ are those of one forward pass, of all processes; each process has the angles at 
 memory: 64 MB at a batch of 256 for each of a few tensors, 4 GB at 1024.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +27,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 # Below this a distance is none; the authors'.
@@ -89,6 +92,8 @@ class RKD(Distiller):
     """
 
     needs = Needs(teacher={"pooled"}, student={"pooled"})
+    # From the authors' metric learning, 1 and 2, to ten times the field's 25 and 50.
+    ranges: ClassVar = {"distance_weight": Range(1, 250, log=True), "angle_weight": Range(2, 500, log=True)}
 
     def __init__(
         self,

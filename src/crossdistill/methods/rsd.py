@@ -15,6 +15,8 @@ the smaller the batch, the more of P is chance (about 1 / B per entry, squared).
 own batch's, as released.
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ from crossdistill.errors import check_range
 from crossdistill.modules.alignment import batch_norm
 from crossdistill.modules.initialization import initialise
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 # Added to the deviations, as released.
@@ -62,6 +65,7 @@ class RSD(Distiller):
     """
 
     needs = Needs(teacher={"pooled"}, student={"pooled"})
+    ranges: ClassVar = {"feature_weight": Range(0.01, 1, log=True), "kappa": Range(0.001, 0.1, log=True)}
 
     def __init__(
         self,

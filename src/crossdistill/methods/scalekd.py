@@ -18,11 +18,12 @@ how positions differ; the spatial view is dominated by what they share.
 The weights are the released ones: 0.08 and 0.06 for the views, 1/2 each for labels and logits, temperature 1. (3) is a
 sum over positions, made for a grid of 7x7. The released heads are 8 by default and 16 to 24 for Swin-L; here 8, where
 they divide the teacher's width. A class token, which the released teachers lack, enters the last stage as the teacher
-has it for this image. The teacher needs a grid of more than one position, and to be run in segments.
+has it for this image. The teacher needs a grid of more than one position, and to be run in segments. A student whose
+last map is one position gives every query the same answer: its frequency term is constant then.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from crossdistill.errors import UserError, check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.alignment import batch_norm
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 
 View = Literal["spatial", "frequency"]
@@ -126,6 +128,13 @@ class ScaleKD(Distiller):
     """
 
     needs = Needs(teacher={"prefix", "final", "segments"}, student={"features"})
+    # label_weight stays: the others are measured against it.
+    ranges: ClassVar = {
+        "logit_weight": Range(0.05, 5, log=True),
+        "spatial_weight": Range(0.008, 0.8, log=True),
+        "frequency_weight": Range(0.006, 0.6, log=True),
+        "temperature": Range(1, 4, log=True),
+    }
 
     def __init__(
         self,

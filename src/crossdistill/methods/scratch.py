@@ -17,6 +17,7 @@ class Scratch(Distiller):
     """
 
     needs = Needs(labels=True)
+    # No ranges: the one weight only scales the loss, which is the learning rate's part.
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {}

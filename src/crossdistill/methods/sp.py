@@ -13,7 +13,7 @@ A row of G has norm 1, so (2) falls as 1 / B: gamma is for batches of 64 to 128.
 pass, of all processes.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +22,7 @@ from crossdistill.data import Batch
 from crossdistill.distiller import Distiller, Needs
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Choice, Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -56,6 +57,8 @@ class SP(Distiller):
     """
 
     needs = Needs(teacher={"final"}, student={"final"})
+    # The weight that suits grows with the batch.
+    ranges: ClassVar = {"similarity_weight": Range(100, 100_000, log=True), "feature": Choice(("map", "pooled"))}
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ are standardised first; `standardize_features=False` is the published form.
 
 import math
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.modules.alignment import StageAlignment, first_images
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 _SMALLEST_VARIANCE = 1e-5
@@ -59,6 +61,7 @@ class VID(Distiller):
     """
 
     needs = Needs(teacher={"features"}, student={"features"})
+    ranges: ClassVar = {"feature_weight": Range(0.05, 20, log=True)}
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ is matched. It is a product of Householder reflections, orthogonal whatever the 
 any weight decay turns them to zero and W with them.)
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from crossdistill.distiller import Distiller, Needs
 from crossdistill.errors import check_range
 from crossdistill.methods.kd import kd_loss
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 
@@ -81,6 +84,11 @@ class VkD(Distiller):
     """
 
     needs = Needs(teacher={"final"}, student={"final"})
+    ranges: ClassVar = {
+        "logit_weight": Range(0.1, 10, log=True),
+        "feature_weight": Range(0.1, 10, log=True),
+        "temperature": Range(1, 4, log=True),
+    }
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ A field, its meaning and its range stand together; facts about a field are its m
 that `crossdistill distill --help` answers at once.
 """
 
+from crossdistill.options.cache import CacheOptions
 from crossdistill.options.data import DataOptions
 from crossdistill.options.devices import DeviceOptions
 from crossdistill.options.optimization import OptimizationOptions
@@ -14,6 +15,7 @@ from crossdistill.options.values import check_ranges, height_and_width, type_in_
 
 __all__ = [
     "PARTS",
+    "CacheOptions",
     "DataOptions",
     "DeviceOptions",
     "MethodOptions",

@@ -22,6 +22,8 @@ class DataOptions:
     data: str = ""
     """an image folder with train/ and val/ (or test/), the name of a built-in set, or the dotted path of a function
     that gives two data sets and the class names."""
+    images_per_class: PositiveInt | None = None
+    """train on the first so many training images of each class; default: on all."""
     held_out: ShareBelowOne = 0.0
     """share of the training images, the same of every class, that is validated on instead of the validation images;
     for choosing settings."""

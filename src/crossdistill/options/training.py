@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from crossdistill.options.cache import CacheOptions
 from crossdistill.options.data import DataOptions
 from crossdistill.options.devices import DeviceOptions
 from crossdistill.options.optimization import OptimizationOptions
@@ -14,10 +15,10 @@ Part = TypeVar("Part")
 
 
 @dataclass
-class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, DataOptions, PairOptions):
+class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, CacheOptions, DataOptions, PairOptions):
     """A training run: the pair, the data, the optimisation, the devices, and what is written down.
 
-    The fields are those of the five owners. An owner is given its `part`, not all of them.
+    The fields are those of the six owners. An owner is given its `part`, not all of them.
     """
 
     @classmethod
@@ -37,4 +38,4 @@ class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, Data
 
 
 # In the order of `--help`.
-PARTS = (PairOptions, DataOptions, OptimizationOptions, DeviceOptions, ReportingOptions)
+PARTS = (PairOptions, DataOptions, CacheOptions, OptimizationOptions, DeviceOptions, ReportingOptions)

@@ -166,7 +166,7 @@ def attend(attention: nn.Module, tokens: Tensor, rope: Tensor | None = None) -> 
     """What an attention module without a mask returns, (B, N, C), recomputed from `project`."""
     module: Any = attention
     projections = project(module, tokens, rope)
-    mixed = F.scaled_dot_product_attention(*projections, attn_mask=_position_bias(module))
+    mixed = F.scaled_dot_product_attention(*projections, attn_mask=position_bias(module))
     mixed = mixed.transpose(1, 2).flatten(2)
     if isinstance(module, nn.MultiheadAttention):
         return module.out_proj(mixed)
@@ -175,6 +175,21 @@ def attend(attention: nn.Module, tokens: Tensor, rope: Tensor | None = None) -> 
     if getattr(module, "gate", None) is not None:
         mixed = mixed * module.gate(tokens).sigmoid()
     return module.proj(mixed)
+
+
+def is_explained(attention: nn.Module, tokens: Tensor, rope: Tensor | None = None) -> bool:
+    """Whether `project` and `position_bias` give what an attention module computes, checked in float64.
+
+    Args:
+        attention: a module that `is_attention` knows.
+        tokens: (B, N, C), some that it is given.
+        rope: rotary embeddings, as it is given them.
+    """
+    try:
+        _check(attention, tokens, rope)
+    except _Unknown:
+        return False
+    return True
 
 
 class _Unknown(Exception):
@@ -289,7 +304,7 @@ def _rotate(module: Any, part: Tensor, rope: Tensor) -> Tensor:
     return torch.cat([part[:, :, :prefix], rotated], dim=2)
 
 
-def _position_bias(module: Any) -> Tensor | None:
+def position_bias(module: Any) -> Tensor | None:
     """The bias that a module adds to its attention logits by relative position; None where it has none."""
     if getattr(module, "cpb_mlp", None) is not None:
         # Swin V2: a network of the relative coordinates.

@@ -316,6 +316,20 @@ class MethodContract:
             assert parameter.annotation is not inspect.Parameter.empty, f"{name} has no type: --method.kwargs needs it"
             assert documented.get(name), f"{name} is not under Args of the docstring: `crossdistill methods` shows it"
 
+    def test_ranges_are_of_hyperparameters_and_hold_the_defaults(self) -> None:
+        arguments = hyperparameters(self.method)
+        assert self.method.ranges.keys() <= arguments.keys(), "a range is of no argument of the constructor"
+        pair = self.fitting_pairs()[0]
+        built = self.build(pair)
+        for name, range_ in self.method.ranges.items():
+            default = arguments[name].default
+            # Where it is None the method decides, by its variant for one, and keeps it under the argument's name.
+            value = getattr(built, name) if default is None else default
+            assert range_.holds(value), f"the default of {name}, {value}, is outside of {range_}"
+        for end in (0, 1):
+            ends: dict[str, Any] = {name: range_.ends[end] for name, range_ in self.method.ranges.items()}
+            self.build(pair, **ends)
+
     def test_pairs_that_do_not_fit_are_refused_in_one_line(self) -> None:
         for pair, reason in self.refuses.items():
             with pytest.raises(UserError, match=re.escape(reason)) as refusal:

@@ -46,6 +46,12 @@ def check_optimizer(name: str) -> None:
         raise UserError(f"--optimizer {name} needs second derivatives, which are not kept: choose another")
 
 
+def total_steps(options: OptimizationOptions, steps_per_epoch: int) -> int:
+    """Optimiser steps of a run."""
+    steps = options.epochs * steps_per_epoch
+    return min(steps, options.max_steps) if options.max_steps else steps
+
+
 class Schedule:
     """The learning rate as a function of the step alone, so that a resumed run needs no state of it.
 

@@ -1,15 +1,21 @@
 """What can be wrong with a teacher, found before training instead of after it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from lightning.fabric import Fabric
+from rich.console import Console
 from torch import Tensor
 
 from crossdistill.data import EvalLoader, ImageData
+from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
 from crossdistill.evaluation import empty_logits, predict
+from crossdistill.options import PairOptions
 from crossdistill.staged import StagedModel
+from crossdistill.training.devices import over_processes
 
 # A fixed seed, so that the same run is refused or let through every time.
 _SLICE_SEED = 0
@@ -44,6 +50,7 @@ def check_teacher(
     images: int,
     allow_weak: bool,
     reads_logits: bool = True,
+    known: Tensor | None = None,
 ) -> TeacherReport:
     """Check that the teacher knows the classes of the data and answers better than chance; ask it about all images.
 
@@ -60,6 +67,7 @@ def check_teacher(
         images: validation images to check it on; 0 checks none.
         allow_weak: let a teacher pass that is untrained, has a new head or is near chance; it is warned of.
         reads_logits: whether the method learns from its logits; if not, a new head is only warned of.
+        known: (N, K) float32, what it says of all validation images, where that is known: it is not asked then.
 
     Raises:
         UserError: other classes than the data's; and, without `allow_weak`, a teacher without weights, with a new head,
@@ -92,8 +100,10 @@ def check_teacher(
     chosen = torch.randperm(validation.size, generator=torch.Generator().manual_seed(_SLICE_SEED))[:images]
     is_checked = torch.isin(validation.indices, chosen)
     checked, others = is_checked.nonzero().flatten(), (~is_checked).nonzero().flatten()
-    report.logits = empty_logits(teacher, validation.size)
-    predict(teacher, validation.at(checked), report.logits)
+    report.logits = known
+    if report.logits is None:
+        report.logits = empty_logits(teacher, validation.size)
+        predict(teacher, validation.at(checked), report.logits)
     if images and (card.head_trained or reads_logits):
         right, count = _right(report.logits, data, validation.indices[checked])
         chance = data.validation.labels.bincount().max().item() / len(data.validation)
@@ -104,11 +114,63 @@ def check_teacher(
                 f"the teacher {teacher.name} is near chance: {accuracy:.1%} of {count} validation images right, the "
                 f"most frequent class alone gives {chance:.1%}: check its weights, image size and normalisation"
             )
-    predict(teacher, validation.at(others), report.logits)
+    if known is None:
+        predict(teacher, validation.at(others), report.logits)
     return report
 
 
-def ask_teacher(teacher: StagedModel, validation: EvalLoader) -> Tensor | None:
+def ask_about_validation(
+    fabric: Fabric,
+    distillers: Sequence[Distiller],
+    data: ImageData,
+    validation: EvalLoader,
+    options: PairOptions,
+    console: Console,
+    *,
+    known: Tensor | None = None,
+    judge: bool = True,
+) -> Tensor | None:
+    """What the teacher says of all validation images, and whether it may teach at all.
+
+    Args:
+        fabric: launched.
+        distillers: the methods, with one student and one teacher, which is on the device.
+        data: the data set.
+        validation: its validation images, of this process.
+        options: say what the teacher is checked for.
+        console: where warnings are printed.
+        known: what it says of them, where that is known; else it is asked.
+        judge: False asks only: a run that goes on has judged it before.
+
+    Returns:
+        (N, K) float32 on the device; None for a teacher without a head.
+
+    Raises:
+        UserError: as `check_teacher`.
+    """
+    student, teacher = distillers[0].student, distillers[0].teacher
+    assert teacher is not None
+    known = known.to(fabric.device) if known is not None else None
+    if judge:
+        report = check_teacher(
+            teacher,
+            student,
+            data,
+            validation,
+            images=options.preflight_images,
+            allow_weak=options.allow_weak_teacher,
+            reads_logits=any("logits" in distiller.needs.teacher for distiller in distillers),
+            known=known,
+        )
+        for warning in report.warnings:
+            console.print(f"warning: {warning}", soft_wrap=True)
+        said = report.logits
+    else:
+        said = known if known is not None else _ask(teacher, validation)
+    return said if said is None or said is known else over_processes(fabric, said, "sum")
+
+
+def _ask(teacher: StagedModel, validation: EvalLoader) -> Tensor | None:
     """What the teacher says of the validation images of this process, (N, K) float32; None without a head."""
     if teacher.num_classes == 0:
         return None

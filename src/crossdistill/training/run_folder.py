@@ -9,12 +9,32 @@ from typing import Any
 
 import safetensors.torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor
 
 from crossdistill.data import ImageData
 from crossdistill.errors import UserError
 from crossdistill.files import written_whole
 from crossdistill.options import TrainingOptions
+
+
+@dataclasses.dataclass
+class Predictions:
+    """What the models of a run said of each validation image.
+
+    Attributes:
+        student: (N, K) float32 logits.
+        teacher: (N, K) float32 logits; None where there was none, or none with a head.
+        labels: (N,) int64.
+        images: N names.
+        classes: K names.
+    """
+
+    student: Tensor
+    teacher: Tensor | None
+    labels: Tensor
+    images: list[str]
+    classes: list[str]
 
 
 class RunFolder:
@@ -33,6 +53,8 @@ class RunFolder:
         self.student = self.path / "student.safetensors"
         self.predictions = self.path / "predictions.safetensors"
         self.checkpoints = self.path / "checkpoints"
+        # What a run would say on a terminal, where it runs beside others.
+        self.log = self.path / "log.txt"
 
     @property
     def finished(self) -> bool:
@@ -50,7 +72,7 @@ class RunFolder:
         if resume:
             if not self.recipe.exists():
                 raise UserError(f"--resume true: {self.path} holds no run to go on with")
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path != self.log for path in self.path.iterdir()):
             if self.recipe.exists():
                 raise UserError(f"{self.path} holds another run; choose another --output, or go on with --resume true")
             raise UserError(f"{self.path} is not empty; choose another --output")
@@ -107,6 +129,43 @@ class RunFolder:
         content = safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, {"crossdistill": names})
         with written_whole(self.predictions) as beside:
             beside.write_bytes(content)
+
+    def read_predictions(self) -> Predictions:
+        """What `write_predictions` wrote.
+
+        Raises:
+            UserError: the file is not there, or damaged.
+        """
+        try:
+            tensors = safetensors.torch.load(self.predictions.read_bytes())
+            with safetensors.safe_open(self.predictions, framework="pt") as opened:
+                names = json.loads(opened.metadata()["crossdistill"])
+            return Predictions(
+                tensors["student"], tensors.get("teacher"), tensors["labels"], names["images"], names["classes"]
+            )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.predictions} is missing or damaged ({' '.join(str(error).split())})") from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`: `kind` (train or evaluation), `step`, `epoch`, and values by name.
+
+        A last line that is still being written is left out.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.metrics.exists():
+            return []
+        lines = []
+        try:
+            texts = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            for text in texts:
+                if text.endswith("\n"):
+                    line = json.loads(text)
+                    lines.append(line | {name: line[name] for name in ("kind", "step", "epoch")})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.metrics} is damaged in line {len(lines) + 1}") from error
+        return lines
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """The last thing that a run writes."""

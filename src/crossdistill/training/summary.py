@@ -1,5 +1,6 @@
 """What came out of a run: `summary.json`, and the table that ends it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from crossdistill.files import source_fingerprint
 from crossdistill.methods import method_name
 from crossdistill.models import weights_fingerprint
 from crossdistill.options import TrainingOptions
+from crossdistill.staged import StagedModel
 from crossdistill.training.devices import peak_memory
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.trainer import Trainer
@@ -57,7 +59,8 @@ def summarise(
         "train_images": len(data.train),
         "validation_images": len(data.validation),
         "skipped_images": data.skipped,
-        "student_params": sum(parameter.numel() for parameter in distiller.student.parameters()),
+        "teacher_params": _parameters(distiller.teacher),
+        "student_params": _parameters(distiller.student),
         "extra_params": distiller.extra_parameters(),
         "images_per_second": images / state.seconds if state.seconds else 0.0,
         "seconds": state.seconds,
@@ -65,7 +68,11 @@ def summarise(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": trainer.fabric.world_size,
         "precision": options.precision,
+        "teacher_cache": options.teacher_cache_mode if options.teacher_cache else None,
         "channels_last": trainer.channels_last,
+        "stages": {"teacher": _stages(distiller.teacher), "student": _stages(distiller.student)},
+        # What the method reads of each, in the words of `Needs`.
+        "reads": {"teacher": sorted(distiller.needs.teacher), "student": sorted(distiller.needs.student)},
         "data_fingerprint": f"{fingerprint(data.train)}/{fingerprint(data.validation)}",
         "teacher_fingerprint": weights_fingerprint(distiller.teacher) if distiller.teacher is not None else None,
         "code_fingerprint": source_fingerprint(Path(crossdistill.__file__).parent),
@@ -73,6 +80,16 @@ def summarise(
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
+
+
+def _parameters(model: StagedModel | None) -> int | None:
+    return sum(parameter.numel() for parameter in model.parameters()) if model is not None else None
+
+
+def _stages(model: StagedModel | None) -> list[dict[str, Any]]:
+    """Each stage as JSON has it, which knows no tuples."""
+    stages = [dataclasses.asdict(stage) for stage in model.stages] if model is not None else []
+    return [{name: list(v) if isinstance(v, tuple) else v for name, v in stage.items()} for stage in stages]
 
 
 def print_summary(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:

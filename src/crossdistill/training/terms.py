@@ -1,6 +1,7 @@
 """The values of the loss terms between two reports."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning.fabric import Fabric
@@ -45,15 +46,32 @@ def first_not_finite(means: dict[str, float]) -> str | None:
     return next((name for name, value in means.items() if not math.isfinite(value)), None)
 
 
+def term_gradients(terms: dict[str, Tensor], student: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each term's gradient at the student's trainable parameters, one after another; the graph stays.
+
+    Args:
+        terms: named scalars of one step.
+        student: the model.
+
+    Yields:
+        The name and (N,) float32: the gradient at all parameters, zeros where the term does not reach one.
+    """
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    for name, term in terms.items():
+        gradients: Sequence[Tensor | None] = [None] * len(parameters)
+        if term.requires_grad:
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        yield (
+            name,
+            torch.cat(
+                [
+                    (torch.zeros_like(parameter) if gradient is None else gradient).flatten().float()
+                    for parameter, gradient in zip(parameters, gradients, strict=True)
+                ]
+            ),
+        )
+
+
 def gradient_norms(terms: dict[str, Tensor], student: nn.Module) -> dict[str, float]:
     """Euclidean norm of each term's gradient at the student's parameters, in this process."""
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    norms = {}
-    for name, term in terms.items():
-        if not term.requires_grad:
-            norms[f"gradient_norm/{name}"] = 0.0
-            continue
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        known = [gradient for gradient in gradients if gradient is not None]
-        norms[f"gradient_norm/{name}"] = nn.utils.get_total_norm(known).item() if known else 0.0
-    return norms
+    return {f"gradient_norm/{name}": gradient.norm().item() for name, gradient in term_gradients(terms, student)}

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
@@ -11,19 +11,24 @@ from lightning.fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from crossdistill.cache import Answers
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader
 from crossdistill.distiller import Distiller
-from crossdistill.errors import UserError
+from crossdistill.errors import DivergenceError, UserError
 from crossdistill.evaluation import empty_logits, evaluate
 from crossdistill.options import DeviceOptions, OptimizationOptions, ReportingOptions
 from crossdistill.staged import StagedModel
 from crossdistill.training.checkpoint import CheckpointWriter, latest_checkpoint, read_checkpoint
 from crossdistill.training.devices import any_process, peak_memory
 from crossdistill.training.log import RunLog
-from crossdistill.training.optimization import Schedule, make_optimizer
+from crossdistill.training.optimization import Schedule, make_optimizer, total_steps
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import TrainState
 from crossdistill.training.terms import first_not_finite, gradient_norms
+
+# Called by every process after an evaluation with the steps taken, the steps of the whole run, and the values. What it
+# raises ends the run there, before the checkpoint of that step.
+OnEvaluation = Callable[[int, int, dict[str, float]], None]
 
 
 class Trainer:
@@ -40,6 +45,8 @@ class Trainer:
         devices: in what memory order, compiled or not.
         reporting: when to log, to evaluate and to write a checkpoint.
         teacher_answers: (N,) the teacher's class of each validation image, or None.
+        cached_outputs: the teacher's outputs for each micro-batch, where they are known; else the teacher runs.
+        on_evaluation: told the values of each evaluation.
 
     Attributes:
         state: what a checkpoint holds.
@@ -60,6 +67,8 @@ class Trainer:
         devices: DeviceOptions,
         reporting: ReportingOptions,
         teacher_answers: Tensor | None = None,
+        cached_outputs: Answers | None = None,
+        on_evaluation: OnEvaluation | None = None,
     ) -> None:
         self.fabric = fabric
         self.optimization = optimization
@@ -71,12 +80,13 @@ class Trainer:
         self.mixer = mixer
         self.folder = folder
         self.teacher_answers = teacher_answers
+        self.cached_outputs = cached_outputs
+        self.on_evaluation = on_evaluation
         self.log: RunLog | None = None
 
         self.logits: Tensor | None = None
 
-        steps = optimization.epochs * train.steps_per_epoch
-        self.total_steps = min(steps, optimization.max_steps) if optimization.max_steps else steps
+        self.total_steps = total_steps(optimization, train.steps_per_epoch)
         self._interrupted = False
 
         self.channels_last = devices.channels_last == "true"
@@ -188,8 +198,11 @@ class Trainer:
             images, labels = self.mixer(batch.images, batch.labels, step=self.state.step)
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
+            known = None
+            if self.cached_outputs is not None:
+                known = self.cached_outputs.at(self.state.step, i, Batch(images, labels, batch.indices))
             with self.fabric.no_backward_sync(self.wrapped, enabled=i < accumulate - 1):
-                terms = self.wrapped(images, labels, indices=batch.indices)
+                terms = self.wrapped(images, labels, indices=batch.indices, teacher_outputs=known)
                 if i == 0 and self._wants_norms():
                     norms = gradient_norms(terms, self.distiller.student)
                 self.fabric.backward(torch.stack(list(terms.values())).sum() / accumulate)
@@ -222,13 +235,13 @@ class Trainer:
         """Mean of each term since the last report.
 
         Raises:
-            UserError: a term is not finite.
+            DivergenceError: a term is not finite.
         """
         means = self.state.terms.means(self.fabric)
         bad = first_not_finite(means)
         if bad is not None:
             kept, first = latest_checkpoint(self.folder.checkpoints), self.state.step - self.state.terms.steps + 1
-            raise UserError(
+            raise DivergenceError(
                 f"the loss term '{bad}' is not finite any more (step {first} to {self.state.step}); try a lower "
                 "--learning_rate, --clip_gradient or --precision 32 "
                 + (f"(the last good checkpoint is {kept})" if kept else "(there is no checkpoint yet)")
@@ -266,6 +279,8 @@ class Trainer:
             self.state.last_evaluation, self.logits = result, logits
         if self.log is not None:
             self.log.evaluation(self.state.step, epoch, result)
+        if self.on_evaluation is not None:
+            self.on_evaluation(self.state.step, self.total_steps, result)
 
     def _share_buffers(self) -> None:
         """Give every process the first one's batch-norm statistics, so that all evaluate the model that is saved."""
@@ -279,7 +294,7 @@ class Trainer:
         """Write a checkpoint, unless the weights or the terms are not finite."""
         self._means()
         if not self.state.is_finite():
-            raise UserError(
+            raise DivergenceError(
                 f"the student's weights are not finite at step {self.state.step}; try a lower --learning_rate or "
                 f"--clip_gradient (the last good checkpoint is {latest_checkpoint(self.folder.checkpoints)})"
             )

@@ -38,7 +38,7 @@ of the released sum, which depends on the teacher only, has no gradient at all a
 
 import math
 import warnings
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ from crossdistill.errors import UserCaution, UserError, check_range
 from crossdistill.methods.cakd.critic import Discriminator, PatchScore, TokenScore, adversarial_loss
 from crossdistill.methods.cakd.projectors import ConvolutionProjector, GroupWiseLinear, LinearProjector
 from crossdistill.methods.cakd.views import random_view
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.attention import AttentionTap, Projections
 from crossdistill.staged.modes import unchanged_statistics
@@ -148,6 +149,15 @@ class CAKD(Distiller):
     """
 
     needs = Needs(teacher={"attention", "final"}, student={"features"})
+    # Around the values of both variants. Gram's ends where SGD at the paper's rate diverges (docs/methods/cakd.md).
+    ranges: ClassVar = {
+        "attention_weight": Range(0.1, 10, log=True),
+        "gram_weight": Range(0.002, 0.1, log=True),
+        "gl_weight": Range(0.03, 10, log=True),
+        "adversarial_weight": Range(0.01, 1, log=True),
+        # Changed views cost accuracy in short trainings.
+        "view_probability": Range(0, 1),
+    }
 
     def __init__(
         self,

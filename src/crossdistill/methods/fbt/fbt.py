@@ -33,7 +33,7 @@ features being in the space of the tail's owner.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,7 @@ from crossdistill.methods.fbt.assistant import LocalToGlobal, teacher_is_front
 from crossdistill.methods.ofa import ofa_loss
 from crossdistill.modules.gather import gather_batches
 from crossdistill.modules.precision import in_float32
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.modes import eval_mode, unchanged_statistics
 
@@ -106,6 +107,15 @@ class FBT(Distiller):
     """
 
     needs = Needs(teacher={"logits"}, student={"logits"}, labels=True)
+    # The paper's gammas are 1 to 1.5. The temperature of the features is trained, so only its start is open: from where
+    # nearest neighbours decide to where all images count.
+    ranges: ClassVar = {
+        "gamma": Range(1, 1.5),
+        "temperature": Range(1, 4, log=True),
+        "feature_weight": Range(0.1, 10, log=True),
+        "logit_weight": Range(0.1, 10, log=True),
+        "feature_temperature": Range(0.03, 0.3, log=True),
+    }
     feature_scales: nn.Parameter | None
     prefix_tokens: Tensor | None
 

@@ -32,7 +32,7 @@ another kind.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from timm.layers import trunc_normal_
@@ -49,6 +49,7 @@ from crossdistill.methods.reviewkd import hcl_loss
 from crossdistill.modules.alignment import match_stages
 from crossdistill.modules.initialization import initialise
 from crossdistill.modules.standardizer import Standardizer
+from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, Stage, StagedModel
 from crossdistill.staged.modes import eval_mode
 
@@ -84,6 +85,13 @@ class PAT(Distiller):
     """
 
     needs = Needs(teacher={"logits", "features", "prefix"}, student={"logits", "features", "prefix"})
+    # The regularisation from the paper's 1, with which the prompted teacher may lose its task.
+    ranges: ClassVar = {
+        "temperature": Range(1, 4, log=True),
+        "logit_weight": Range(0.1, 10, log=True),
+        "feature_weight": Range(0.1, 10, log=True),
+        "regularization_weight": Range(1, 100, log=True),
+    }
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Inputs that are the same in every version of PyTorch, for values that other code computed once."""
+"""Maps of any shape that any program can make again: inputs of the values that other implementations gave."""
 
 import math
 

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from waves import wave
 
+from crossdistill.data import Batch
 from crossdistill.errors import UserError
 from crossdistill.functional import crd_loss
 from crossdistill.methods.crd import CRD, log_mean_similarity
+from crossdistill.staged import Outputs
 from crossdistill.testing import TINY, draw_batch, staged, total
 
 
@@ -145,3 +147,19 @@ def test_what_is_missing_is_asked_for() -> None:
         make(train_size=None)
     with pytest.raises(UserError, match="indices="):
         make()(*draw_batch())
+
+
+def test_a_compiled_step_goes_back_through_what_the_banks_were() -> None:
+    images, labels = draw_batch()
+    indices, gradients = torch.arange(4), []
+    for compiled in (False, True):
+        method = make(num_negatives=8)
+        # The partitioner of the default compiler, which chooses what is computed again on the way back.
+        terms = torch.compile(method.terms, backend="aot_eager_decomp_partition") if compiled else method.terms
+        torch.manual_seed(1)
+        student = torch.randn(4, method.student.pooled_size, requires_grad=True)
+        teacher = torch.randn(4, method.teacher.pooled_size)
+        for _ in range(2):
+            total(terms(Outputs(pooled=student), Outputs(pooled=teacher), Batch(images, labels, indices))).backward()
+        gradients.append(student.grad)
+    torch.testing.assert_close(gradients[1], gradients[0])

@@ -140,12 +140,29 @@ class CRD(Distiller):
             raise UserError("CRD remembers every training image: give their positions in the data set, indices=...")
         labels = batch.labels.argmax(dim=1) if batch.labels is not None and batch.labels.ndim == 2 else batch.labels
         ours, theirs = self.student_embedding(student.pooled), self.teacher_embedding(teacher.pooled)
-        chosen, shares = self.draw(batch.indices, labels)
-        of_student = self.contrast(0, ours, self.teacher_bank, batch.indices, chosen, shares)
-        of_teacher = self.contrast(1, theirs, self.student_bank, batch.indices, chosen, shares)
-        if self.training:
-            self.remember(ours, theirs, batch.indices, labels)
+        of_student, of_teacher = self.compare_and_remember(ours, theirs, batch.indices, labels)
         return {"student": self.contrast_weight * of_student, "teacher": self.contrast_weight * of_teacher}
+
+    # Compiled code may compute again on the way back what it needs of the banks and classes. They have changed by then,
+    # and its gradient was wrong.
+    @torch.compiler.disable
+    def compare_and_remember(
+        self, student: Tensor, teacher: Tensor, indices: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(2) for the vectors of both models, scalars; then, in training, (4).
+
+        Args:
+            student: (B, width), g(x) of the student.
+            teacher: (B, width), of the teacher.
+            indices: (B,) of the images.
+            labels: (B,) their classes, or None.
+        """
+        chosen, shares = self.draw(indices, labels)
+        of_student = self.contrast(0, student, self.teacher_bank, indices, chosen, shares)
+        of_teacher = self.contrast(1, teacher, self.student_bank, indices, chosen, shares)
+        if self.training:
+            self.remember(student, teacher, indices, labels)
+        return of_student, of_teacher
 
     @torch.no_grad()
     def draw(self, indices: Tensor, labels: Tensor | None) -> tuple[Tensor | None, Tensor]:

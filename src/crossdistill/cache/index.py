@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,19 @@ class CacheFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait for other processes that fill this cache, and keep them waiting; what they filled is known then."""
+        existed, held = self.path.exists(), self.path / ".lock"
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            lock(file, wait=True)
-            self._read()
-            yield
+        try:
+            with held.open("w") as file:
+                lock(file, wait=True)
+                self._read()
+                yield
+        finally:
+            # A fill that is refused leaves nothing.
+            if not existed and not self._index.exists():
+                held.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.path.rmdir()
 
     def columns(self) -> set[str]:
         """Names of the columns of which there are shards."""

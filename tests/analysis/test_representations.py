@@ -1,5 +1,6 @@
 """Two models on the same images: what is found, shown and drawn."""
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from crossdistill.analysis.cka import MinibatchCKA
 from crossdistill.analysis.images import choose_images, common_size
 from crossdistill.analysis.ranking import Candidate, Ranking, describe_candidate, logit_ratio, ranked
 from crossdistill.analysis.representations import Representations, analyze, knows_classes, take_pictures
@@ -134,12 +136,33 @@ def test_a_candidate_is_described_by_its_answers(pair: list[StagedModel], batche
     probabilities = logits.softmax(dim=1).topk(2).values
     margin = (probabilities[:, 0] / probabilities[:, 1]).log().mean().item()
     assert found.logit_margin == pytest.approx(margin, rel=1e-4)
-    assert found.cka == pytest.approx(analyze(pair, batches).cka[-1, -1].item())
     stranger = staged("a stranger", lambda img_size: TINY["cnn"](num_classes=5, img_size=img_size))
     assert describe_candidate("other", stranger, student, batches, NAMES).top1 is None
     headless = staged("headless", lambda img_size: TINY["cnn"](num_classes=0, img_size=img_size))
     described = describe_candidate("none", headless, student, batches, NAMES)
     assert described.top1 is described.logit_ratio is described.logit_margin is None
+
+
+def test_a_student_without_weights_is_seen_as_its_training_begins(batches: list[Batch]) -> None:
+    """Its batch norms take their statistics from the batch, and keep their own."""
+    teacher, student = staged("a vit", TINY["vit"]), staged("a cnn", TINY["cnn"]).eval()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+
+    def cka(mode: bool) -> float:
+        expected = MinibatchCKA()
+        copied = copy.deepcopy(student).train(mode)
+        with torch.no_grad():
+            for batch in batches:
+                features = [model(batch.images).features[-1] for model in (teacher.eval(), copied)]
+                expected.add(features)
+        return expected.result()[0, 1].item()
+
+    new = describe_candidate("one", teacher, student, batches, NAMES).cka
+    assert new == pytest.approx(cka(True)) and not student.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
+    student.card.weights = "some file"
+    trained = describe_candidate("one", teacher, student, batches, NAMES).cka
+    assert trained == pytest.approx(cka(False)) and trained != pytest.approx(new)
 
 
 def test_best_first_and_what_lacks_the_measure_last() -> None:

@@ -12,11 +12,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from crossdistill.analysis.cka import MinibatchCKA
+from crossdistill.analysis.cka import FEWEST_IMAGES, MinibatchCKA
 from crossdistill.analysis.representations import knows_classes
 from crossdistill.data import Batch
-from crossdistill.staged import StagedModel
-from crossdistill.staged.modes import eval_mode
+from crossdistill.staged import Outputs, StagedModel
+from crossdistill.staged.modes import eval_mode, unchanged_statistics
 
 Order = Literal["top1", "logit_ratio", "cka"]
 # Of the candidates' measures, the one of which less is said to be better.
@@ -95,7 +95,7 @@ class Ranking:
 def describe_candidate(
     name: str, teacher: StagedModel, student: StagedModel, batches: Iterable[Batch], classes: Sequence[str]
 ) -> Candidate:
-    """Measure one teacher; both models are run in eval mode and left in the mode they were in.
+    """Measure one teacher; both models are left in the mode they were in.
 
     Args:
         name: what it is called in the table.
@@ -108,9 +108,10 @@ def describe_candidate(
     firsts: list[Tensor] = []
     rights: list[Tensor] = []
     for batch in batches:
-        with eval_mode(teacher), eval_mode(student):
+        with eval_mode(teacher):
             outputs = teacher(batch.images)
-            cka.add([outputs.features[-1], student(batch.images).features[-1]])
+        if len(batch.images) >= FEWEST_IMAGES:
+            cka.add([outputs.features[-1], _as_training_begins(student, batch.images).features[-1]])
         if teacher.num_classes > 1:
             firsts.append(outputs.logits.float().topk(2).values.cpu())
             rights.append((outputs.logits.argmax(dim=1) == batch.labels).cpu())
@@ -123,6 +124,21 @@ def describe_candidate(
         top1, error = 100 * share, 100 * math.sqrt(share * (1 - share) / len(right))
     parameters = sum(parameter.numel() for parameter in teacher.parameters())
     return Candidate(name, parameters, top1, error, ratio, margin, cka.result()[0, 1].item())
+
+
+def _as_training_begins(student: StagedModel, images: Tensor) -> Outputs:
+    """What a student says before its first step: without weights its batch norms know nothing but the batch.
+
+    The statistics of a new batch norm, 0 and 1, are nobody's: with them CKA depends on the seed twice as much.
+    """
+    if student.card.weights != "none":
+        with eval_mode(student):
+            return student(images)
+    # Restores the mode.
+    with eval_mode(student):
+        student.train()
+        with unchanged_statistics(student):
+            return student(images)
 
 
 def logit_ratio(firsts: Tensor) -> float | None:

@@ -56,14 +56,15 @@ NOTHING_DRAWN = {"replacement_probability": 0.0, "dropout": 0.0, "view_probabili
 @pytest.mark.parametrize(
     ("teacher", "method"),
     [
+        # Three processes a case: what OFA and CSKD share with KD is left to the slow tests.
         (CNN, MethodOptions("kd")),
-        (CNN, MethodOptions("ofa")),
-        (CNN, MethodOptions("cskd")),
+        pytest.param(CNN, MethodOptions("ofa"), marks=pytest.mark.slow),
+        pytest.param(CNN, MethodOptions("cskd"), marks=pytest.mark.slow),
         (VIT, MethodOptions("cakd", NOTHING_DRAWN)),
         # The negatives of InfoNCE are those of all processes.
         (CNN, MethodOptions("fbt")),
-        # And the images that are remembered.
-        (CNN, MethodOptions("crd")),
+        # And the images that are remembered, gathered as those are.
+        pytest.param(CNN, MethodOptions("crd"), marks=pytest.mark.slow),
     ],
     ids=lambda value: value.name,
 )

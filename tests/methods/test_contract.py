@@ -50,9 +50,10 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "rkd": {},
     # Fewer negatives than images, so that they are drawn; as many as images, and none is.
     "crd": {"hyperparameters": {"num_negatives": 16}, "without_draws": {"num_negatives": 60}},
-    "sp": {},
+    # The default weights are for batches of 64 to 128: of four images the gradient is so large that its rounding shows.
+    "sp": {"hyperparameters": {"similarity_weight": 100.0}},
     "cc": {},
-    "pkt": {},
+    "pkt": {"hyperparameters": {"neighbour_weight": 100.0}},
     "minilm": {
         "models": TINY | {"four_heads": functools.partial(tiny_vit, embed_dim=48, num_heads=4)},
         # As many heads and class tokens; other class tokens; other heads.

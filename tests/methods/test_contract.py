@@ -108,8 +108,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Compiling takes ten seconds a method and more: these stand for a formula of logits, one of features, a model that is run
-# in segments, a critic and a memory; the others are compiled in the slow tests.
+# Compiling takes ten seconds a method and more: these stand for a formula of logits, one of features, a model run in
+# segments, a critic and a memory; the others are compiled in the slow tests.
 COMPILED = {"kd", "fitnet", "fbt", "cakd", "crd"}
 
 

@@ -30,6 +30,7 @@ def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, St
     student = build_model(
         options.student,
         weights=options.student_weights,
+        new_head=options.student_new_head,
         num_classes=len(data.classes),
         image_size=_image_size(options, data),
         stage_ends=options.student_stages,

@@ -15,7 +15,7 @@ FLOORS = (
     {"models", "data"},
     {"distiller", "modules"},
     {"methods"},
-    {"functional", "evaluation", "cache"},
+    {"functional", "evaluation", "cache", "detection"},
     {"training"},
     {"analysis"},
     {"study"},

@@ -12,6 +12,9 @@ from crossdistill.names import check_model_name
 from crossdistill.options import PARTS, TrainingOptions
 from crossdistill.options.values import plain
 
+# How torchvision's detectors are called.
+_DETECTORS = ("fasterrcnn_", "fcos_", "keypointrcnn_", "maskrcnn_", "retinanet_", "ssd")
+
 
 def run(arguments: list[str]) -> None:
     """Train a student as the arguments say."""
@@ -59,7 +62,9 @@ def check_models(options: TrainingOptions) -> None:
         UserError: with the nearest name.
     """
     # A module of the user's own may bring models to timm, and is not imported yet.
-    if "." not in options.method.name and "." not in options.data:
+    # torchvision's detectors, which may teach, are not named in timm.
+    of_timm = options.task == "classification" or not options.teacher.name.startswith(_DETECTORS)
+    if "." not in options.method.name and "." not in options.data and of_timm:
         for model in (options.student, options.teacher):
             check_model_name(model.name)
 

@@ -30,7 +30,7 @@ def fingerprint(source: ImageSource) -> str:
         digest.update(source.pixels.cpu().contiguous().numpy().tobytes())
     elif isinstance(source, FileSource):
         for name, path in zip(source.names, source.paths, strict=True):
-            digest.update(f"{name}\0".encode() + _size_and_end(path))
+            digest.update(f"{name}\0".encode() + size_and_end(path))
     else:
         digest.update("\0".join(source.names).encode())
         for index in range(0, len(source), max(1, -(-len(source) // _ITEMS))):
@@ -39,7 +39,8 @@ def fingerprint(source: ImageSource) -> str:
     return digest.hexdigest()[:32]
 
 
-def _size_and_end(path: str) -> bytes:
+def size_and_end(path: str) -> bytes:
+    """What names the content of a file without reading all of it."""
     size = Path(path).stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - _END))

@@ -6,6 +6,7 @@ that `crossdistill distill --help` answers at once.
 
 from crossdistill.options.cache import CacheOptions
 from crossdistill.options.data import DataOptions
+from crossdistill.options.detection import DetectionOptions
 from crossdistill.options.devices import DeviceOptions
 from crossdistill.options.optimization import OptimizationOptions
 from crossdistill.options.pair import MethodOptions, ModelOptions, PairOptions
@@ -17,6 +18,7 @@ __all__ = [
     "PARTS",
     "CacheOptions",
     "DataOptions",
+    "DetectionOptions",
     "DeviceOptions",
     "MethodOptions",
     "ModelOptions",

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from crossdistill.options.cache import CacheOptions
 from crossdistill.options.data import DataOptions
+from crossdistill.options.detection import DetectionOptions
 from crossdistill.options.devices import DeviceOptions
 from crossdistill.options.optimization import OptimizationOptions
 from crossdistill.options.pair import MethodOptions, ModelOptions, PairOptions
@@ -15,10 +16,12 @@ Part = TypeVar("Part")
 
 
 @dataclass
-class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, CacheOptions, DataOptions, PairOptions):
+class TrainingOptions(
+    ReportingOptions, DeviceOptions, OptimizationOptions, CacheOptions, DataOptions, DetectionOptions, PairOptions
+):
     """A training run: the pair, the data, the optimisation, the devices, and what is written down.
 
-    The fields are those of the six owners. An owner is given its `part`, not all of them.
+    The fields are those of the seven owners. An owner is given its `part`, not all of them.
     """
 
     @classmethod
@@ -38,4 +41,4 @@ class TrainingOptions(ReportingOptions, DeviceOptions, OptimizationOptions, Cach
 
 
 # In the order of `--help`.
-PARTS = (PairOptions, DataOptions, CacheOptions, OptimizationOptions, DeviceOptions, ReportingOptions)
+PARTS = (PairOptions, DetectionOptions, DataOptions, CacheOptions, OptimizationOptions, DeviceOptions, ReportingOptions)

@@ -53,7 +53,7 @@ class AttentionTap:
     """
 
     def __init__(self, model: StagedModel, what: str) -> None:
-        stage = model.stages[-1]
+        stage = model.last_stage
         model.require("attention", what)
         self._model = (model,)
         self.size = stage.size
@@ -222,7 +222,7 @@ def _last_attention(model: StagedModel) -> tuple[str, Tensor, Tensor | None, tor
     def note(path: str) -> Any:
         return lambda module, args, kwargs: None if ended else calls.append((path, args, kwargs))
 
-    handles = [model.model.get_submodule(model.stages[-1].path).register_forward_hook(lambda *_: ended.append(True))]
+    handles = [model.model.get_submodule(model.last_stage.path).register_forward_hook(lambda *_: ended.append(True))]
     for path, module in model.model.named_modules():
         if is_attention(module):
             handles.append(module.register_forward_pre_hook(note(path), with_kwargs=True))

@@ -28,6 +28,7 @@ class ModelCard:
         stage_ends: comma-separated module paths of the stage ends, None where they were found.
         needs_module: whether neither the name nor anything else here builds the module, so that whoever reads the file
             has to bring it.
+        detector: the head and the pyramid of a detector that the model is the backbone of; None for classifiers.
         head_trained: whether the classifier comes from training, not from initialisation. Not written to files.
         weights: `none`, `pretrained`, or the file that was read; `module` for those that a module came with. Not
             written to files.
@@ -43,6 +44,7 @@ class ModelCard:
     stem_stride: int | None = None
     stage_ends: str | None = None
     needs_module: bool = False
+    detector: dict[str, Any] | None = None
     head_trained: bool = False
     weights: str = "none"
 

@@ -122,6 +122,11 @@ class StagedModel(nn.Module):
         return self._plan.stages
 
     @property
+    def last_stage(self) -> Stage:
+        """The stage that the final map follows, with its path in `model`."""
+        return self.stages[-1]
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads: ("class",) or ("class", "distillation"); () without one."""
         return tuple(self._plan.classifiers) or (("class",) if self.num_classes else ())

@@ -67,7 +67,9 @@ class RunLog:
     def evaluation(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """One line per evaluation of the student."""
         self._record("evaluation", step, epoch, values)
-        shown = "  ".join(f"{name} {value:.2f}" for name, value in values.items() if name not in ("images", "seconds"))
+        # What is of one class only is in the files.
+        plain = {name: value for name, value in values.items() if "/" not in name}
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in plain.items() if name not in ("images", "seconds"))
         self.console.print(f"epoch {epoch + 1}  validation  {shown}", soft_wrap=True)
 
     def message(self, text: str) -> None:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric import Fabric
@@ -14,35 +14,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crossdistill.data import ImageData
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserCaution, UserError
-from crossdistill.evaluation import empty_logits, predict
 from crossdistill.methods import build_distiller, parse_hyperparameters
-from crossdistill.models import save_model, stem_advice
+from crossdistill.models import save_model
 from crossdistill.options import (
     DeviceOptions,
     OptimizationOptions,
-    PairOptions,
     ReportingOptions,
     TrainingOptions,
     check_ranges,
 )
 from crossdistill.training.caching import check_cache_options, fill, open_cache
 from crossdistill.training.devices import forget_peak_memory, make_fabric, over_processes
-from crossdistill.training.ingredients import (
-    build_models,
-    chosen_images,
-    make_loaders,
-    make_mixer,
-    open_run_data,
-    warn_of_enlarging,
-)
+from crossdistill.training.ingredients import make_mixer
 from crossdistill.training.log import RunLog
 from crossdistill.training.memory_format import MemoryFormats, measure_memory_formats
 from crossdistill.training.optimization import check_optimizer
-from crossdistill.training.preflight import ask_about_validation
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import seed_everything
 from crossdistill.training.summary import print_summary, summarise
+from crossdistill.training.task import Task, find_task
 from crossdistill.training.trainer import OnEvaluation, Trainer
+
+if TYPE_CHECKING:
+    from crossdistill.detection import DetectionData
 
 
 def distill(
@@ -78,24 +72,22 @@ def distill(
     console = run_console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    data = open_run_data(options.data, options)
+    task = find_task(options)
+    data = task.open_data(options)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
     fabric = make_fabric(options.part(DeviceOptions))
     seed_everything(options.seed)
-    student, teacher = build_models(options.part(PairOptions), data)
-    if options.image_size is None:
-        warn_of_enlarging(data, student, console)
-    if options.stem_stride is None and (advice := stem_advice(student)):
-        console.print(advice, soft_wrap=True)
+    student, teacher = task.build_models(options, data)
+    task.advise(options, data, student, console)
     seed_everything(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
-    return _train(fabric, distiller, data, options, console, on_evaluation)
+    return _train(fabric, task, distiller, data, options, console, on_evaluation)
 
 
 def train(
     distiller: Distiller,
-    data: ImageData | str,
+    data: "ImageData | DetectionData | str",
     options: TrainingOptions,
     console: Console | None = None,
     on_evaluation: OnEvaluation | None = None,
@@ -127,14 +119,17 @@ def train(
     console = run_console(console)
     if options.resume and folder.finished:
         return _already_finished(folder, console)
-    data = open_run_data(data, options) if isinstance(data, str) else chosen_images(data, options)
-    return _train(make_fabric(options.part(DeviceOptions)), distiller, data, options, console, on_evaluation)
+    task = find_task(options)
+    task.check(options)
+    chosen = task.open_data(replace(options, data=data)) if isinstance(data, str) else task.choose(data, options)
+    return _train(make_fabric(options.part(DeviceOptions)), task, distiller, chosen, options, console, on_evaluation)
 
 
 def _train(
     fabric: Fabric,
+    task: Task,
     distiller: Distiller,
-    data: ImageData,
+    data: Any,
     options: TrainingOptions,
     console: Console,
     on_evaluation: OnEvaluation | None,
@@ -149,29 +144,18 @@ def _train(
     _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
     forget_peak_memory(fabric.device)
-    train_loader, validation = make_loaders(options, data, student, fabric)
+    train_loader, validation = task.make_loaders(options, data, student, fabric)
+    judge = task.make_judge(data, validation, fabric)
     mixer = make_mixer(options, data)
     cache = open_cache(options, [distiller], data, train_loader, mixer, fabric)
     distiller.to(fabric.device)
     if devices.sync_batch_norm and fabric.world_size > 1:
         _synchronise_batch_norms(distiller, fabric.device)
-    teacher_logits, teacher_top1 = None, None
     if teacher is not None:
-        teacher_logits = ask_about_validation(
-            fabric,
-            [distiller],
-            data,
-            validation,
-            options.part(PairOptions),
-            console,
-            known=cache.validation_logits() if cache is not None else None,
-            judge=not options.resume,
-        )
-    if teacher_logits is not None:
-        answers = teacher_logits.argmax(dim=1)
-        teacher_top1 = 100 * (answers.cpu() == data.validation.labels).float().mean().item()
+        known = cache.validation_logits() if cache is not None else None
+        judge.ask_teacher(distiller, options, console, known=known, check=not options.resume)
     if cache is not None and options.teacher_cache_fill:
-        fill(cache, options, fabric, console, teacher_logits)
+        fill(cache, options, fabric, console, judge.teacher_logits)
 
     if options.channels_last == "auto":
         options = _choose_memory_format(options, distiller, fabric, console)
@@ -179,13 +163,12 @@ def _train(
         fabric,
         distiller,
         train_loader,
-        validation,
+        judge,
         mixer,
         folder,
         optimization=optimization,
         devices=options.part(DeviceOptions),
         reporting=reporting,
-        teacher_answers=answers if teacher_logits is not None else None,
         cached_outputs=cache.answers() if cache is not None else None,
         on_evaluation=on_evaluation,
     )
@@ -208,16 +191,11 @@ def _train(
         if log is not None:
             log.close()
 
-    logits = trainer.logits
-    if logits is None:
-        # Killed after the last evaluation, whose numbers are in the checkpoint.
-        logits = empty_logits(student, validation.size)
-        predict(trainer.result.eval(), validation, logits)
-    logits = over_processes(fabric, logits, "sum")
-    summary = summarise(options, data, trainer, teacher_top1)
+    judge.complete(trainer.result)
+    summary = summarise(options, data, trainer, task.fingerprint(data))
     if fabric.global_rank == 0:
         save_model(trainer.result, folder.student, classes=data.classes)
-        folder.write_predictions(data, student=logits, teacher=teacher_logits)
+        judge.write_predictions(folder)
         folder.write_summary(summary)
         print_summary(console, summary, folder)
     fabric.barrier()
@@ -284,6 +262,7 @@ def check_options(options: TrainingOptions) -> None:
     check_cache_options(options)
     check_optimizer(options.optimizer)
     parse_hyperparameters(options.method)
+    find_task(options).check(options)
 
 
 def _check_single_images(options: OptimizationOptions, distiller: Distiller, processes: int) -> None:

@@ -52,6 +52,8 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.student = self.path / "student.safetensors"
         self.predictions = self.path / "predictions.safetensors"
+        # What is written of boxes instead.
+        self.detections = self.path / "detections.json"
         self.checkpoints = self.path / "checkpoints"
         # What a run would say on a terminal, where it runs beside others.
         self.log = self.path / "log.txt"

@@ -41,7 +41,7 @@ class TrainState:
 
     Attributes:
         step: optimiser steps taken.
-        best_top1: best top-1 accuracy at an evaluation, in percent.
+        best_value: the highest value of the metric at an evaluation, in percent.
         seconds: spent training.
         last_evaluation: of the end of the training; empty before.
         terms: sums of the loss terms since the last report.
@@ -62,7 +62,7 @@ class TrainState:
         self.ema = ema
         self.precision = precision
         self.step = 0
-        self.best_top1 = 0.0
+        self.best_value = 0.0
         self.seconds = 0.0
         self.last_evaluation: dict[str, float] = {}
         self.terms = TermSums()
@@ -73,7 +73,7 @@ class TrainState:
         critic = self.distiller.critic
         shared = {
             "step": self.step,
-            "best_top1": self.best_top1,
+            "best_value": self.best_value,
             "seconds": self.seconds,
             "last_evaluation": self.last_evaluation,
             "summed_steps": self.terms.steps,
@@ -106,7 +106,7 @@ class TrainState:
         if self.precision is not None:
             self.precision.load_state_dict(shared["precision"])
         self.step = shared["step"]
-        self.best_top1 = shared["best_top1"]
+        self.best_value = shared["best_value"]
         self.seconds = shared["seconds"]
         self.last_evaluation = shared["last_evaluation"]
         device = next(self.distiller.student.parameters()).device

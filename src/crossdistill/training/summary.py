@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 import crossdistill
-from crossdistill.data import ImageData, fingerprint
 from crossdistill.files import source_fingerprint
 from crossdistill.methods import method_name
 from crossdistill.models import weights_fingerprint
@@ -19,24 +18,26 @@ from crossdistill.training.devices import peak_memory
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.trainer import Trainer
 
+# How tables name what a run is judged by.
+TITLES = {"top1": "top-1", "ap": "AP"}
 
-def summarise(
-    options: TrainingOptions, data: ImageData, trainer: Trainer, teacher_top1: float | None
-) -> dict[str, Any]:
+
+def summarise(options: TrainingOptions, data: Any, trainer: Trainer, data_fingerprint: str) -> dict[str, Any]:
     """What `summary.json` holds.
 
     Args:
         options: of the run.
         data: the data set.
         trainer: behind the last step.
-        teacher_top1: accuracy of the teacher in percent.
+        data_fingerprint: the content of its images.
     """
     import timm
 
+    metric = trainer.judge.metric
     state, distiller, device = trainer.state, trainer.distiller, trainer.fabric.device
     evaluation = dict(state.last_evaluation)
     agreement = evaluation.pop("agreement", None)
-    top1 = evaluation.pop("top1")
+    value = evaluation.pop(metric)
     for name in ("images", "seconds"):
         evaluation.pop(name)
     images = state.step * options.batch_size
@@ -50,10 +51,11 @@ def summarise(
         "seed": options.seed,
         "epochs": options.epochs,
         "steps": state.step,
-        "top1": top1,
-        "best_top1": state.best_top1,
+        "metric": metric,
+        metric: value,
+        f"best_{metric}": state.best_value,
         **evaluation,
-        "teacher_top1": teacher_top1,
+        f"teacher_{metric}": trainer.judge.teacher_value,
         "teacher_agreement": agreement,
         "evaluated_weights": "moving average" if trainer.ema is not None else "last step",
         "train_images": len(data.train),
@@ -73,7 +75,7 @@ def summarise(
         "stages": {"teacher": _stages(distiller.teacher), "student": _stages(distiller.student)},
         # What the method reads of each, in the words of `Needs`.
         "reads": {"teacher": sorted(distiller.needs.teacher), "student": sorted(distiller.needs.student)},
-        "data_fingerprint": f"{fingerprint(data.train)}/{fingerprint(data.validation)}",
+        "data_fingerprint": data_fingerprint,
         "teacher_fingerprint": weights_fingerprint(distiller.teacher) if distiller.teacher is not None else None,
         "code_fingerprint": source_fingerprint(Path(crossdistill.__file__).parent),
         "crossdistill": crossdistill.__version__,
@@ -92,14 +94,21 @@ def _stages(model: StagedModel | None) -> list[dict[str, Any]]:
     return [{name: list(v) if isinstance(v, tuple) else v for name, v in stage.items()} for stage in stages]
 
 
+def headline(summary: dict[str, Any]) -> str:
+    """Name of the value that a run is judged by."""
+    return summary.get("metric", "top1")
+
+
 def print_summary(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
     """The table that ends a run."""
     table = Table(title=f"{summary['method']}: {summary['student']} on {summary['data']}", show_header=False)
-    table.add_row("top-1", f"{summary['top1']:.2f} % (last epoch; best {summary['best_top1']:.2f} %)")
+    metric, title = headline(summary), TITLES[headline(summary)]
+    table.add_row(title, f"{summary[metric]:.2f} % (last epoch; best {summary[f'best_{metric}']:.2f} %)")
     if summary["teacher"]:
         table.add_row("teacher", summary["teacher"])
-    if summary["teacher_top1"] is not None:
-        table.add_row("teacher's top-1", f"{summary['teacher_top1']:.2f} %")
+    if summary[f"teacher_{metric}"] is not None:
+        table.add_row(f"teacher's {title}", f"{summary[f'teacher_{metric}']:.2f} %")
+    if summary["teacher_agreement"] is not None:
         table.add_row("agreement with the teacher", f"{summary['teacher_agreement']:.2f} %")
     table.add_row("parameters", f"{summary['student_params']:,} (+ {summary['extra_params']:,} while training)")
     table.add_row("training", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.0f} images/s")

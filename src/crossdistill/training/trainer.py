@@ -9,13 +9,12 @@ from types import FrameType
 import torch
 from lightning.fabric import Fabric
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from crossdistill.cache import Answers
-from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader
+from crossdistill.data import Batch, Mixer
 from crossdistill.distiller import Distiller
 from crossdistill.errors import DivergenceError, UserError
-from crossdistill.evaluation import empty_logits, evaluate
 from crossdistill.options import DeviceOptions, OptimizationOptions, ReportingOptions
 from crossdistill.staged import StagedModel
 from crossdistill.training.checkpoint import CheckpointWriter, latest_checkpoint, read_checkpoint
@@ -24,6 +23,7 @@ from crossdistill.training.log import RunLog
 from crossdistill.training.optimization import Schedule, make_optimizer, total_steps
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.state import TrainState
+from crossdistill.training.task import Judge, TrainBatches
 from crossdistill.training.terms import first_not_finite, gradient_norms
 
 # Called by every process after an evaluation with the steps taken, the steps of the whole run, and the values. What it
@@ -38,35 +38,31 @@ class Trainer:
         fabric: launched.
         distiller: the method, with its student and teacher.
         train: training batches of this process.
-        validation: validation batches of this process.
+        judge: judges what is trained.
         mixer: label smoothing, mixup and CutMix.
         folder: where the run is recorded.
         optimization: how long, in what steps, at what rate.
         devices: in what memory order, compiled or not.
         reporting: when to log, to evaluate and to write a checkpoint.
-        teacher_answers: (N,) the teacher's class of each validation image, or None.
         cached_outputs: the teacher's outputs for each micro-batch, where they are known; else the teacher runs.
         on_evaluation: told the values of each evaluation.
 
     Attributes:
         state: what a checkpoint holds.
-        logits: (N, K) float32, what `result` says of the validation images at the end of the training, zeros where
-            another process has the image; None before.
     """
 
     def __init__(
         self,
         fabric: Fabric,
         distiller: Distiller,
-        train: TrainLoader,
-        validation: EvalLoader,
+        train: TrainBatches,
+        judge: Judge,
         mixer: Mixer,
         folder: RunFolder,
         *,
         optimization: OptimizationOptions,
         devices: DeviceOptions,
         reporting: ReportingOptions,
-        teacher_answers: Tensor | None = None,
         cached_outputs: Answers | None = None,
         on_evaluation: OnEvaluation | None = None,
     ) -> None:
@@ -76,15 +72,12 @@ class Trainer:
         self.reporting = reporting
         self.distiller = distiller
         self.train = train
-        self.validation = validation
+        self.judge = judge
         self.mixer = mixer
         self.folder = folder
-        self.teacher_answers = teacher_answers
         self.cached_outputs = cached_outputs
         self.on_evaluation = on_evaluation
         self.log: RunLog | None = None
-
-        self.logits: Tensor | None = None
 
         self.total_steps = total_steps(optimization, train.steps_per_epoch)
         self._interrupted = False
@@ -266,17 +259,10 @@ class Trainer:
     def _evaluate(self, epoch: int) -> None:
         self._share_buffers()
         ended = self.state.step == self.total_steps
-        logits = empty_logits(self.result, self.validation.size) if ended else None
-        result = evaluate(
-            self.result,
-            self.validation,
-            teacher_answers=self.teacher_answers,
-            further=self.distiller.validation_metrics,
-            logits=logits,
-        )
-        self.state.best_top1 = max(self.state.best_top1, result["top1"])
+        result = self.judge.evaluate(self.result, self.distiller.validation_metrics, keep=ended)
+        self.state.best_value = max(self.state.best_value, result[self.judge.metric])
         if ended:
-            self.state.last_evaluation, self.logits = result, logits
+            self.state.last_evaluation = result
         if self.log is not None:
             self.log.evaluation(self.state.step, epoch, result)
         if self.on_evaluation is not None:

@@ -16,6 +16,7 @@ from crossdistill.methods.minilm import minilm_loss
 from crossdistill.methods.nst import nst_loss
 from crossdistill.methods.ofa import ofa_loss
 from crossdistill.methods.ofd import ofd_loss
+from crossdistill.methods.pkd import pkd_loss
 from crossdistill.methods.pkt import pkt_loss
 from crossdistill.methods.reviewkd import hcl_loss
 from crossdistill.methods.rkd import rkd_loss
@@ -43,6 +44,7 @@ __all__ = [
     "nst_loss",
     "ofa_loss",
     "ofd_loss",
+    "pkd_loss",
     "pkt_loss",
     "rkd_loss",
     "rsd_loss",

@@ -41,6 +41,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "rsd": {},
     "vkd": {},
     "foundation": {},
+    "pkd": {},
     "scratch": {},
     "kd": {},
     # Its term begins at 0.

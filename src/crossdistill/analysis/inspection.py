@@ -195,7 +195,8 @@ def inspect_pair(
         methods=[price(MethodOptions(name), teacher, student, timing) for name in methods],
         timing=timing,
         device=_device_in_words(next(student.parameters()).device),
-        advice=stem_advice(student),
+        # Of the levels of a pyramid no stem is too coarse.
+        advice="" if student.card.detector else stem_advice(student),
     )
 
 
@@ -221,7 +222,7 @@ def price(
         except UserError as error:
             return MethodCost(method.name, refusal=str(error))
         images = _images(student)
-        labels = torch.arange(_BATCH, device=images.device) % student.num_classes
+        labels = student.example_targets(_BATCH)
         distiller.to(images.device).train()
         distiller.prepare([images])
         macs = _macs(lambda: distiller(images, labels, indices=torch.arange(_BATCH, device=images.device)))

@@ -25,7 +25,7 @@ class TrainingStep:
         device = next(student.parameters()).device
         self.distiller = distiller.train()
         self.images = torch.rand(batch_size, 3, *student.image_size, device=device)
-        self.labels = torch.arange(batch_size, device=device) % student.num_classes
+        self.labels = student.example_targets(batch_size)
         self.indices = torch.arange(batch_size, device=device)
         with warnings.catch_warnings():
             # What a method says of random images is nothing to tell a user.

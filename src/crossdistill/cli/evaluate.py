@@ -5,6 +5,7 @@ import statistics
 from functools import partial
 from typing import TYPE_CHECKING
 
+from crossdistill.cli.boxes import evaluate_detector, holds_detector
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.cli.saved import add_model_options, load
 from crossdistill.errors import UserError, check_range
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> None:
-    """Print top-1 accuracy, top-5 from ten classes on, the number of images and the time; on request, robustness."""
-    parser = make_parser("evaluate", "Accuracy of a saved model on the validation images of a data set.")
+    """Print top-1 accuracy, top-5 from ten classes on, the number of images and the time; on request, robustness.
+
+    Of a detector, average precision.
+    """
+    parser = make_parser(
+        "evaluate",
+        "Accuracy of a saved model, or average precision of a detector, on the validation images of a data set.",
+    )
     add_model_options(parser)
     parser.add_argument(
         "--data",
@@ -43,10 +50,28 @@ def run(arguments: list[str]) -> None:
         action="store_true",
         help="also accuracy with the patch tokens' mean answer beside the heads', as CSKD's authors infer",
     )
+    parser.add_argument(
+        "--boxes",
+        choices=["refuse", "skip"],
+        default="refuse",
+        help="of a detector: what a faulty box or a missing image does",
+    )
+    parser.add_argument(
+        "--draw", type=str, default="", help="of a detector: an empty folder for pictures of what it found and missed"
+    )
+    parser.add_argument("--draw_images", type=int, default=16, help="how many are drawn")
+    parser.add_argument("--min_score", type=float, default=0.5, help="boxes with a lower score are not drawn")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, arguments)
     check_range(at_least=1, batch_size=options.batch_size)
     check_range(at_least=0, workers=options.workers)
+
+    if holds_detector(options.model):
+        evaluate_detector(options)
+        return
+    for name in ("draw", "boxes"):
+        if options[name] != parser.get_default(name):
+            raise UserError(f"--{name} is for detectors, and '{options.model}' holds a classifier: leave it out")
 
     from rich.console import Console
     from rich.progress import track

@@ -115,7 +115,9 @@ def _gradients(
     else:
         indices = torch.arange(_BATCHES * size, device=device).split(size)
         noise = [torch.rand(size, 3, *student.image_size, device=device) for _ in indices]
-        batches = [Batch(images, part % student.num_classes, part) for images, part in zip(noise, indices, strict=True)]
+        batches = [
+            Batch(images, student.example_targets(size), part) for images, part in zip(noise, indices, strict=True)
+        ]
         plain, images, train_size = noise, "noise (--data takes real ones)", _NO_DATA
     measured_on = f"mean of {len(batches)} batches of {size} images of {images}"
     return measure_gradients(methods, teacher, student, batches, plain, train_size=train_size, measured_on=measured_on)

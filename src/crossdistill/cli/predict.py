@@ -5,6 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from crossdistill.cli.boxes import holds_detector, predict_detector
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.cli.saved import add_model_options, load
 from crossdistill.errors import UserError, check_range
@@ -19,16 +20,24 @@ _SOME_SKIPPED = 3
 
 
 def run(arguments: list[str]) -> None:
-    """Print the most likely classes of each file with their probabilities, best first.
+    """Print the most likely classes of each file with their probabilities, best first; of a detector, its boxes.
 
     Of several files, those that cannot be read are named on stderr and skipped; the exit code is then 3.
     """
     parser = make_parser(
-        "predict", "The most likely classes of image files. Exit code 3: some files could not be read and were skipped."
+        "predict",
+        "The most likely classes of image files, or the boxes that a detector finds. Exit code 3: some files could not "
+        "be read and were skipped.",
     )
     add_model_options(parser)
     parser.add_argument("images", type=str, nargs="+", help="image files, and folders that are searched for them")
     parser.add_argument("--top", type=int, default=5, help="classes per image")
+    parser.add_argument(
+        "--min_score", type=float, default=0.5, help="of a detector: boxes with a lower score are left out"
+    )
+    parser.add_argument(
+        "--output", type=str, default="", help="of a detector: an empty folder for pictures with boxes, and boxes.json"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     options = parse(parser, arguments)
     check_range(at_least=1, top=options.top)
@@ -38,6 +47,12 @@ def run(arguments: list[str]) -> None:
     from crossdistill.data import to_input
 
     files = _files(options.images)
+    if holds_detector(options.model):
+        if predict_detector(options, files):
+            raise SystemExit(_SOME_SKIPPED)
+        return
+    if options.output:
+        raise UserError(f"--output is for detectors, and '{options.model}' holds a classifier: leave it out")
     model = load(options)
     device = next(model.parameters()).device
     names = model.card.classes or [str(index) for index in range(model.num_classes)]
@@ -45,7 +60,7 @@ def run(arguments: list[str]) -> None:
     skipped = 0
     for start in range(0, len(files), _BATCH):
         batch = files[start : start + _BATCH]
-        read = _read(batch, skip=len(files) > 1)
+        read = read_images(batch, skip=len(files) > 1)
         skipped += len(batch) - len(read)
         if not read:
             continue
@@ -77,7 +92,7 @@ def _files(paths: list[str]) -> list[str]:
     return files
 
 
-def _read(files: list[str], skip: bool) -> "list[tuple[str, Image]]":
+def read_images(files: list[str], skip: bool) -> "list[tuple[str, Image]]":
     """The files that can be read, with their images; the others are named on stderr, or refused without `skip`."""
     from crossdistill.data import read_image
 

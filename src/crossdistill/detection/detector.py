@@ -68,7 +68,7 @@ class StagedDetector(StagedModel):
         self.image_size = image_size
         self.classes = list(classes)
         self.first_label = first_label
-        self.num_classes = 0
+        self.num_classes = len(self.classes)
         self._further: dict[str, Any] = {}
         # The batch is resized and normalised here or in the backbone, once for all levels.
         model.transform = _AsItIs()
@@ -136,6 +136,14 @@ class StagedDetector(StagedModel):
         """
         shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self.first_label} for t in targets]
         return self._run_heads(outputs, shifted)
+
+    def example_targets(self, count: int) -> Targets:
+        """One box in the middle of each image."""
+        height, width = self.image_size
+        box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]], device=self.mean.device)
+        return [
+            {"boxes": box, "labels": torch.tensor([k % len(self.classes)], device=box.device)} for k in range(count)
+        ]
 
     def detect(self, outputs: Outputs) -> list[Detections]:
         """Boxes found, in pixels of `image_size`, best first; the model is in eval mode."""

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import initLevelMapper
@@ -21,6 +23,7 @@ _RATIOS = (0.5, 1.0, 2.0)
 # Side of the pooled boxes, and width of the two layers behind them: 1024 for 256 channels.
 _POOLED = 7
 _WIDTH_OF_BOXES = 4
+_CHANNELS_OF_GROUP = 8
 # A box of this side is pooled from the level whose stride is two to this power (arXiv 1612.03144, equation 1).
 _CANONICAL_SIDE, _CANONICAL_LEVEL = 224, 4
 
@@ -61,7 +64,13 @@ def retinanet(backbone: StagedModel, num_classes: int, channels: int) -> nn.Modu
 def fcos(backbone: StagedModel, num_classes: int, channels: int) -> nn.Module:
     """FCOS on p3 to p7; arguments as of `faster_rcnn`."""
     pyramid = _from_third(backbone, channels)
-    return FCOS(pyramid, num_classes, anchor_generator=_anchors(pyramid, [1], (1.0,)))
+    head = FCOSHead(channels, 1, num_classes, num_convs=0)
+    # torchvision's 32 groups are made for 256 channels; of few channels each would be normalised by itself, and a level
+    # of one position would say nothing.
+    norm = partial(nn.GroupNorm, channels // _CHANNELS_OF_GROUP if channels % _CHANNELS_OF_GROUP == 0 else 1)
+    head.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
+    head.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
+    return FCOS(pyramid, num_classes, anchor_generator=_anchors(pyramid, [1], (1.0,)), head=head)
 
 
 # By the name that `--detector` takes.

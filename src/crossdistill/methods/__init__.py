@@ -40,6 +40,7 @@ METHODS: dict[str, str] = {
     "rsd": "crossdistill.methods.rsd.RSD",
     "vkd": "crossdistill.methods.vkd.VkD",
     "foundation": "crossdistill.methods.foundation.Foundation",
+    "pkd": "crossdistill.methods.pkd.PKD",
 }
 
 # Constructor arguments that are not the user's to set: the models, and facts of the run.

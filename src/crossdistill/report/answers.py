@@ -20,8 +20,8 @@ def answer_of_study(results: Results, pair: PairResult) -> list[str]:
     seeds = len(best.runs)
     spread = f"the mean over {seeds} seeds (standard deviation {best.sd:.2f})" if best.sd is not None else "by one seed"
     sentences = [f"{best.name} reaches the highest {metric}: {best.mean:.2f} %, {spread}."]
-    if pair.teacher_top1 is not None:
-        sentences[0] += f" The teacher has {pair.teacher_top1:.2f} % top-1."
+    if pair.teacher_value is not None:
+        sentences[0] += f" The teacher has {pair.teacher_value:.2f} % top-1."
     if best.differences:
         sentences += [_compared(best.name, one) for one in best.differences]
     elif len(pair.rows) > 1:

@@ -7,8 +7,9 @@ from crossdistill.files import written_whole
 from crossdistill.report.page import to_html
 from crossdistill.report.run import run_page
 from crossdistill.report.study import study_page
-from crossdistill.study.record import has_record
-from crossdistill.training.run_folder import RunFolder
+from crossdistill.study.metrics import Reported, find_metric
+from crossdistill.study.record import has_record, read_record
+from crossdistill.training.run_folder import RunFolder, load_recipe
 
 _FILE = "report.html"
 
@@ -43,6 +44,11 @@ def write_report(
     if file.is_dir() or not file.parent.is_dir():
         what = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
         raise UserError(f"--output {file}: {what}; name a file such as report.html")
+    if _is_of_boxes(folder):
+        raise UserError(
+            f"report shows classification, and {folder} is of detection: see its summary.json or results.md, and draw "
+            "boxes with: crossdistill predict"
+        )
     if has_record(folder):
         if baseline is not None:
             raise UserError("--baseline belongs to a run: a study has its own")
@@ -54,6 +60,12 @@ def write_report(
     with written_whole(file) as beside:
         beside.write_text(to_html(page), encoding="utf-8")
     return file
+
+
+def _is_of_boxes(folder: Path) -> bool:
+    if has_record(folder):
+        return isinstance(find_metric(read_record(folder).study.metric), Reported)
+    return (recipe := RunFolder(folder).recipe).exists() and load_recipe(recipe).task == "detection"
 
 
 def _baseline(folder: str | Path) -> RunFolder:

@@ -192,6 +192,10 @@ class StagedModel(nn.Module):
         """
         return {"labels": F.cross_entropy(outputs.logits, targets)}
 
+    def example_targets(self, count: int) -> Any:
+        """Targets of the form that `label_terms` takes, of so many images, for those who time it: class indices."""
+        return torch.arange(count, device=self.mean.device) % self.num_classes
+
     def require_segments(self, what: str) -> None:
         """Refuse a model that cannot be run in segments.
 

@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from crossdistill.detection.predictions import read_detections
 from crossdistill.errors import UserError
 from crossdistill.study import statistics
-from crossdistill.study.metrics import Metric, accuracy_of_classes, agreement, calibration_error, find_metric
+from crossdistill.study.metrics import (
+    Metric,
+    Reported,
+    accuracy_of_classes,
+    agreement,
+    calibration_error,
+    find_metric,
+)
 from crossdistill.study.record import Record, read_record
 from crossdistill.study.results import Agreement, Cost, Difference, PairResult, Results, RowResult, RunResult
 from crossdistill.study.runs import Run, plan
 from crossdistill.study.tuned_rows import told
+from crossdistill.training.summary import headline
 
 
 @dataclass
@@ -23,9 +32,9 @@ class _Finished:
 
     run: Run
     summary: dict[str, Any]
-    evidence: np.ndarray
+    evidence: np.ndarray | None
     value: float
-    calibration_error: float
+    calibration_error: float | None
     classes: dict[str, float]
     agreement: tuple[float, float | None, float | None] | None
     images: list[str]
@@ -56,7 +65,9 @@ def collect(folder: str | Path) -> Results:
     return results
 
 
-def _read(run: Run, metric: Metric) -> _Finished:
+def _read(run: Run, metric: Metric | Reported) -> _Finished:
+    if isinstance(metric, Reported):
+        return _read_reported(run, metric)
     predictions = run.folder.read_predictions()
     evidence = metric.evidence(predictions)
     of_classes = zip(predictions.classes, accuracy_of_classes(predictions).tolist(), strict=True)
@@ -72,13 +83,23 @@ def _read(run: Run, metric: Metric) -> _Finished:
     )
 
 
-def _pair(record: Record, pair: str, there: list[_Finished], folder: Path, metric: Metric) -> PairResult:
+def _read_reported(run: Run, metric: Reported) -> _Finished:
+    summary = run.folder.read_summary()
+    if metric.name not in summary:
+        raise UserError(f"{run.name} reports no {metric.name}: its task is {run.options.task}; choose another metric")
+    prefix = f"{metric.name}/"
+    of_classes = {key.removeprefix(prefix): value for key, value in summary.items() if key.startswith(prefix)}
+    images = read_detections(run.folder.detections).images
+    return _Finished(run, summary, None, summary[metric.name], None, of_classes, None, images)
+
+
+def _pair(record: Record, pair: str, there: list[_Finished], folder: Path, metric: Metric | Reported) -> PairResult:
     study = record.study
     first = next((one.summary for one in there if not one.run.row.control), there[0].summary)
     result = PairResult(
         pair,
         first["teacher"],
-        first["teacher_top1"],
+        first[f"teacher_{headline(first)}"],
         first["student"],
         first["student_params"],
         first["data"],
@@ -89,8 +110,11 @@ def _pair(record: Record, pair: str, there: list[_Finished], folder: Path, metri
         if one.images != there[0].images:
             raise UserError(f"{one.run.name} was judged on other images than {there[0].run.name}: make it another pair")
     # One draw of images for all runs of the pair, so that differences are paired over images too.
-    drawn = statistics.resampled_images(np.stack([one.evidence for one in there], axis=1), metric.value)
-    columns = {(one.run.row.name, one.run.seed): drawn[:, k] for k, one in enumerate(there)}
+    columns: dict[tuple[str, int], np.ndarray] = {}
+    if not isinstance(metric, Reported):
+        evidence = np.stack([one.evidence for one in there if one.evidence is not None], axis=1)
+        drawn = statistics.resampled_images(evidence, metric.value)
+        columns = {(one.run.row.name, one.run.seed): drawn[:, k] for k, one in enumerate(there)}
     by_row = {row.name: [one for one in there if one.run.row.name == row.name] for row in study.rows_of(pair)}
     for row in study.rows_of(pair):
         runs = by_row[row.name]
@@ -142,7 +166,8 @@ def _describe(row: RowResult, runs: list[_Finished], folder: Path) -> None:
     row.mean = means.mean(values)
     row.sd = means.stdev(values) if len(values) > 1 else None
     row.agreement = _agreement([one.agreement for one in runs if one.agreement is not None])
-    row.calibration_error = means.mean(one.calibration_error for one in runs)
+    errors = [one.calibration_error for one in runs if one.calibration_error is not None]
+    row.calibration_error = means.mean(errors) if errors else None
     row.cost = Cost(
         seconds=means.mean(one.summary["seconds"] for one in runs),
         step_seconds=means.median(one.summary["seconds"] / one.summary["steps"] for one in runs),
@@ -171,9 +196,10 @@ def _difference(
     if not shared:
         return None
     values = [one.value - theirs[one.run.seed].value for one in shared]
-    drawn = np.stack(
-        [columns[one.run.row.name, one.run.seed] - columns[baseline, one.run.seed] for one in shared], axis=1
-    )
+    bootstrap = None
+    if columns:
+        drawn = [columns[one.run.row.name, one.run.seed] - columns[baseline, one.run.seed] for one in shared]
+        bootstrap = statistics.bootstrap_interval(np.stack(drawn, axis=1))
     found = statistics.paired(np.array(values))
     sd = found.sd
     return Difference(
@@ -183,7 +209,7 @@ def _difference(
         found.mean,
         sd,
         None if found.low is None or found.high is None else (found.low, found.high),
-        statistics.bootstrap_interval(drawn),
+        bootstrap,
         found.p,
         None,
         "",

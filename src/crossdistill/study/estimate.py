@@ -9,8 +9,8 @@ from crossdistill.errors import UserError
 from crossdistill.methods import build_distiller
 from crossdistill.study.runs import plan
 from crossdistill.study.study import Study
-from crossdistill.training.ingredients import build_models, open_run_data
 from crossdistill.training.run import check_options
+from crossdistill.training.task import find_task
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ def estimate(study: Study) -> Iterator[Estimate]:
             yield replace(named, refusal="as long as other rows: not measured")
             continue
         check_options(options)
-        data = open_run_data(options.data, options)
+        task = find_task(options)
+        data = task.open_data(options)
         steps = options.epochs * max(1, len(data.train) // options.batch_size)
         steps = min(steps, options.max_steps) if options.max_steps else steps
         try:
-            student, teacher = build_models(options, data)
+            student, teacher = task.build_models(options, data)
             distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
         except UserError as error:
             yield replace(named, refusal=str(error))

@@ -1,5 +1,6 @@
 """What a study judges by, computed from what the models said of each validation image."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -51,10 +52,25 @@ class TopK:
         return 100 * evidence.mean(axis=0)
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (TopK(1), TopK(5))}
+@dataclass(frozen=True)
+class Reported:
+    """A number that a run itself reports, and that is no mean over images: nothing is drawn anew from these.
+
+    Attributes:
+        name: as a study names it, and as `summary.json` has it.
+        title: as a table does.
+    """
+
+    name: str
+    title: str
 
 
-def find_metric(name: str) -> Metric:
+METRICS: dict[str, Metric | Reported] = {
+    metric.name: metric for metric in (TopK(1), TopK(5), Reported("ap", "AP %"), Reported("ap50", "AP50 %"))
+}
+
+
+def find_metric(name: str) -> Metric | Reported:
     """The metric of a name.
 
     Raises:

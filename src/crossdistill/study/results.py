@@ -39,7 +39,8 @@ class Difference:
         mean: of the differences.
         sd: their standard deviation; None with one seed.
         interval: 95 % interval of the mean, by Student's t over seeds; None with one seed.
-        bootstrap: 95 % percentile interval over seeds and images together; with one seed over images alone.
+        bootstrap: 95 % percentile interval over seeds and images together; with one seed over images alone; None for a
+            metric that is no mean over images.
         p: of the paired t test; None with one seed.
         p_holm: the same, by Holm's correction for all rows of the pair that are compared with this baseline.
         verdict: `gain`, `loss`, `level` (the interval covers 0), either with `, not after Holm`, or `one seed`.
@@ -54,7 +55,7 @@ class Difference:
     mean: float
     sd: float | None
     interval: tuple[float, float] | None
-    bootstrap: tuple[float, float]
+    bootstrap: tuple[float, float] | None
     p: float | None
     p_holm: float | None
     verdict: str
@@ -151,7 +152,7 @@ class PairResult:
     Attributes:
         name: of the pair.
         teacher: the teacher's name; None without one.
-        teacher_top1: in percent; None without a teacher's answers.
+        teacher_value: the teacher's top-1, or average precision of boxes, in percent; None without its answers.
         student: the student's name.
         student_parameters: how many it has.
         data: what was trained on.
@@ -163,7 +164,7 @@ class PairResult:
 
     name: str
     teacher: str | None
-    teacher_top1: float | None
+    teacher_value: float | None
     student: str
     student_parameters: int
     data: str

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from crossdistill.data import ImageData, fingerprint
+from crossdistill.data import ImageData
+from crossdistill.detection.predictions import read_detections
 from crossdistill.errors import UserError
 from crossdistill.models import read_weights, weights_fingerprint
 from crossdistill.options import ModelOptions, TrainingOptions
@@ -13,8 +14,8 @@ from crossdistill.study.files import asset
 from crossdistill.study.layers import first_difference
 from crossdistill.study.search_space import with_values
 from crossdistill.study.study import Row, Study
-from crossdistill.training.ingredients import build_teacher, open_run_data
 from crossdistill.training.run_folder import RunFolder, load_recipe
+from crossdistill.training.task import find_task
 
 _RANDOM = "random"
 _OF_ROW = "row:"
@@ -180,17 +181,18 @@ class Inputs:
             UserError: the data or the teacher cannot be read.
         """
         options = run.options
-        images = str((options.data, options.images_per_class, options.held_out, options.on_bad_image))
+        images = str((options.task, options.data, options.images_per_class, options.held_out, options.on_bad_image))
         if images not in self._data:
-            data = open_run_data(options.data, options)
-            self._data[images] = data, f"{fingerprint(data.train)}/{fingerprint(data.validation)}"
+            task = find_task(options)
+            data = task.open_data(options)
+            self._data[images] = data, task.fingerprint(data)
         data, name = self._data[images]
         if run.random_teacher or (run.teacher_row and not Path(options.teacher_weights).exists()):
             return {"data": name, "teacher": None}
         said = (options.teacher, options.teacher_weights, options.teacher_classes, options.teacher_image_size)
         key = str((*said, options.teacher_stages, images))
         if key not in self._teachers:
-            teacher = build_teacher(options, data)
+            teacher = find_task(options).build_teacher(options, data)
             self._teachers[key] = weights_fingerprint(teacher) if teacher is not None else None
         return {"data": name, "teacher": self._teachers[key]}
 
@@ -233,7 +235,10 @@ def is_damaged(run: Run) -> str:
             load_recipe(folder.recipe)
         if folder.finished:
             folder.read_summary()
-            folder.read_predictions()
+            if run.options.task == "detection":
+                read_detections(folder.detections)
+            else:
+                folder.read_predictions()
             if not folder.student.exists():
                 return f"{folder.student} is missing"
     except UserError as error:

@@ -67,8 +67,8 @@ def title(pair: PairResult) -> str:
     """Student, teacher and data of a pair in one line."""
     teacher = "no teacher"
     if pair.teacher is not None:
-        top1 = "" if pair.teacher_top1 is None else f" ({pair.teacher_top1:.2f} %)"
-        teacher = f"taught by {pair.teacher}{top1}"
+        value = "" if pair.teacher_value is None else f" ({pair.teacher_value:.2f} %)"
+        teacher = f"taught by {pair.teacher}{value}"
     size = f"{pair.student_parameters / 1e6:.2f} M parameters"
     return f"{pair.name}: {pair.student} ({size}) {teacher} on {pair.data}, {pair.train_images:,} training images"
 
@@ -101,7 +101,7 @@ def details(pair: PairResult) -> list[list[str]]:
         line = [
             row.name,
             " ".join(f"{run.value:.2f}" for run in row.runs),
-            "" if first is None else f"[{first.bootstrap[0]:+.2f}, {first.bootstrap[1]:+.2f}] to {first.baseline}",
+            _of_images(first),
             "" if first is None or first.sd is None else _seeds(first),
             ", ".join("-" if part is None else f"{part:.1f}" for part in parts),
             "" if row.calibration_error is None else f"{row.calibration_error:.1f}",
@@ -112,6 +112,13 @@ def details(pair: PairResult) -> list[list[str]]:
         ]
         lines.append(line)
     return lines
+
+
+def _of_images(difference: Difference | None) -> str:
+    if difference is None or difference.bootstrap is None:
+        return ""
+    low, high = difference.bootstrap
+    return f"[{low:+.2f}, {high:+.2f}] to {difference.baseline}"
 
 
 def _changes(row: RowResult) -> str:

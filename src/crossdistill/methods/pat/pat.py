@@ -75,7 +75,7 @@ class PAT(Distiller):
             first step and after a batch of another size. "current": the gap of the same images between the aligned
             student and the clean teacher, which costs no further pass. "none": nothing (an ablation of the paper).
         label_weight: w_label of equation (6).
-        logit_weight: w_logit of equation (6); the paper's ablation finds little lost with 0.
+        logit_weight: w_logit of equation (6); the paper's ablation finds little lost with 0, which reads no logits.
         feature_weight: w_feature of equation (6).
         regularization_weight: w_reg of equation (6); default: 10, and 1 (the paper's) with the released variant.
         temperature: T of equation (6).
@@ -84,7 +84,8 @@ class PAT(Distiller):
         variant: "paper", or "released" for the formulas of the released code (see the module's text).
     """
 
-    needs = Needs(teacher={"logits", "features", "prefix"}, student={"logits", "features", "prefix"})
+    # With `logit_weight` 0 and without prompts it reads no logits: a detector has none of an image.
+    needs = Needs(teacher={"features", "prefix"}, student={"features", "prefix"})
     # The regularisation from the paper's 1, with which the prompted teacher may lose its task.
     ranges: ClassVar = {
         "temperature": Range(1, 4, log=True),
@@ -124,6 +125,8 @@ class PAT(Distiller):
         chosen = list(everything) if prompt_stages is None else sorted(prompt_stages)
         if not set(chosen) <= set(everything):
             raise UserError(f"pat: prompt_stages={prompt_stages}, but {teacher.name} has stages 1 to {everything[-1]}")
+        if chosen or logit_weight:
+            self.declare(teacher={"logits"}, student={"logits"} if logit_weight else set())
         if chosen:
             teacher.require_segments("PAT, with prompts,")
             self.declare(teacher={"segments"})
@@ -174,7 +177,9 @@ class PAT(Distiller):
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         clean = teacher
-        terms = {"logits": self.logit_weight * kd_loss(student.logits, clean.logits, self.temperature)}
+        terms = {}
+        if self.logit_weight:
+            terms["logits"] = self.logit_weight * kd_loss(student.logits, clean.logits, self.temperature)
         if self.training:
             self._measure(clean)
         aligned = self._align(student)

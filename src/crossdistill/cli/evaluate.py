@@ -25,8 +25,7 @@ def run(arguments: list[str]) -> None:
     Of a detector, average precision.
     """
     parser = make_parser(
-        "evaluate",
-        "Accuracy of a saved model, or average precision of a detector, on the validation images of a data set.",
+        "evaluate", "Accuracy of a classifier, or average precision of a detector, on a data set's validation images."
     )
     add_model_options(parser)
     parser.add_argument(

@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from crossdistill.cli.device import add_accelerator_option, find_device
-from crossdistill.cli.named_models import add_model_options, add_size_options, build_named, check_named
+from crossdistill.cli.named_models import (
+    add_model_options,
+    add_size_options,
+    build_named,
+    build_named_detectors,
+    check_named,
+)
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.errors import UserError
 from crossdistill.methods import METHODS
-from crossdistill.options import DataOptions, height_and_width
+from crossdistill.options import DataOptions, DetectionOptions, height_and_width
 from crossdistill.options.values import PositiveInt
 
 if TYPE_CHECKING:
@@ -50,11 +56,16 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--batch_size", type=PositiveInt, default=32, help="images of a step that is measured")
     parser.add_argument("--train_images", type=PositiveInt, default=50_000, help="images of an epoch")
     add_accelerator_option(parser, "where steps are measured")
+    parser.add_class_arguments(DetectionOptions)
     options = parse(parser, arguments)
+    detection = options.task == "detection"
+    if detection and options.data:
+        raise UserError("--data: detectors are measured on noise; leave it out with --task detection")
     if options.data and not options.measure:
         raise UserError("--data is what --measure measures on: add --measure, or leave --data out")
     for name in (options.TEACHER, options.STUDENT):
-        check_named(name)
+        if not detection:
+            check_named(name)
 
     import torch
 
@@ -69,9 +80,12 @@ def run(arguments: list[str]) -> None:
     size = height_and_width(options.image_size, "image_size")
     teacher_size = height_and_width(options.teacher_image_size, "teacher_image_size") or size
     num_classes = options.num_classes if data is None else len(data.classes)
-    teacher = build_named(options, "teacher", options.TEACHER, num_classes, teacher_size)
-    classes = num_classes or teacher.num_classes or None
-    student = build_named(options, "student", options.STUDENT, classes, size, options.stem_stride)
+    if detection:
+        teacher, student = build_named_detectors(options, teacher_size, size)
+    else:
+        teacher = build_named(options, "teacher", options.TEACHER, num_classes, teacher_size)
+        classes = num_classes or teacher.num_classes or None
+        student = build_named(options, "student", options.STUDENT, classes, size, options.stem_stride)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     if options.time or options.measure:
         device = find_device(options.accelerator)

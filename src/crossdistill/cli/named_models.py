@@ -96,3 +96,50 @@ def build_named(
         stem_stride=stem_stride,
         role=role,
     )
+
+
+def build_named_detectors(
+    options: Namespace, teacher_size: tuple[int, int] | None, size: tuple[int, int] | None
+) -> "tuple[StagedModel, StagedModel]":
+    """The teacher and the student of the parsed options as a run of detection has them.
+
+    Args:
+        options: with those of `add_model_options` and of `DetectionOptions`, and `num_classes`.
+        teacher_size: (height, width) that the teacher sees; None: its own.
+        size: that of the student.
+
+    Raises:
+        UserError: as the task's `build_models`.
+    """
+    import torch
+
+    from crossdistill.detection import DetectionData
+    from crossdistill.detection.build import read_card
+    from crossdistill.detection.sources import FileScenes
+    from crossdistill.detection.task import Detection
+    from crossdistill.models import weights_file
+    from crossdistill.options import TrainingOptions
+
+    values: dict[str, Any] = {
+        key: options[key] for key in ("task", "detector", "pyramid_channels", "score_threshold", "stem_stride")
+    }
+    classes: list[str] | None = None
+    for role, argument in (("teacher", options.TEACHER), ("student", options.STUDENT)):
+        name, weights = argument, options[f"{role}_weights"]
+        if Path(name).expanduser().exists():
+            name, weights = "", str(weights_file(argument))
+            held = read_card(weights)
+            if held is not None and held[1].detector is not None:
+                classes = classes or held[1].classes
+                if role == "student":
+                    values["detector"] = held[1].detector["head"]
+                    values["pyramid_channels"] = held[1].detector["pyramid_channels"]
+        values[role] = ModelOptions(name, options[f"{role}.kwargs"])
+        values[f"{role}_weights"], values[f"{role}_stages"] = weights, options[f"{role}_stages"]
+    values["image_size"], values["teacher_image_size"] = size and list(size), teacher_size and list(teacher_size)
+    classes = classes or [str(k) for k in range(options.num_classes or 1)]
+    data = DetectionData("", classes, FileScenes([], []), FileScenes([], []))
+    with torch.random.fork_rng(devices=[]):
+        student, teacher = Detection().build_models(TrainingOptions(**values), data)
+    assert teacher is not None
+    return teacher, student

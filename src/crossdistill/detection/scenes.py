@@ -58,7 +58,9 @@ class FashionScenes(SceneSource):
         """A scene and its boxes; `paint` leaves the pixels out."""
         draw = random.Random(draws.seed_of(draws.SUBSET, list(COUNTS).index(self.split), number))
         placed: list[tuple[list[float], int]] = []
-        canvas = _background(draw) if paint else None
+        # The background has draws of its own: what is drawn next is the same with and without it.
+        of_background = random.Random(draw.getrandbits(64))
+        canvas = _background(of_background) if paint else None
         for _ in range(draw.randint(1, _MOST_CLOTHES)):
             piece = draw.randrange(len(self.clothes))
             side = draw.randint(_LEAST_SIDE, _LARGEST_SIDE)

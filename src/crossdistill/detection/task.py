@@ -46,6 +46,8 @@ class Place(Protocol):
 class Detection:
     """Object detection, as `crossdistill.training.task.Task` asks."""
 
+    metric = "ap"
+
     def check(self, options: TrainingOptions) -> None:
         """Refuse options of classification, and a missing package, before anything is loaded.
 
@@ -160,7 +162,7 @@ class BoxJudge:
         validation: its validation batches, of this process.
     """
 
-    metric = "ap"
+    metric = Detection.metric
 
     def __init__(self, data: DetectionData, validation: SceneEvalLoader) -> None:
         self.data = data

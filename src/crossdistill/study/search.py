@@ -33,6 +33,8 @@ from crossdistill.study.trials import SearchFolder, Tuned, cut_off_before, read_
 from crossdistill.study.tune import HELD_OUT
 from crossdistill.training import distill
 from crossdistill.training.run_folder import RunFolder
+from crossdistill.training.summary import TITLES
+from crossdistill.training.task import find_task
 
 # Finished trials before one may be pruned, and the share of a run before which none is: the curves of high learning
 # rates start low and cross the others when the schedule comes down.
@@ -202,7 +204,7 @@ class Search:
             if not reported:
                 trial.set_user_attr("images", int(evaluated["images"]))
             if step not in reported:
-                trial.report(evaluated["top1"], step)
+                trial.report(evaluated[find_task(options).metric], step)
                 reported.add(step)
             if _UNPRUNED_SHARE * total_steps <= step < total_steps and trial.should_prune():
                 raise optuna.TrialPruned(f"behind the median after {step} of {total_steps} steps")
@@ -210,7 +212,7 @@ class Search:
         # The first says what there is to say of the models and the data; the others would say the same.
         console = self.console if first == 0 else Console(quiet=True)
         try:
-            top1 = distill(options, console, on_evaluation=report)["top1"]
+            value = distill(options, console, on_evaluation=report)[find_task(options).metric]
         except (optuna.TrialPruned, DivergenceError) as error:
             state = "diverged" if isinstance(error, DivergenceError) else "pruned"
             trial.set_user_attr("ended", state)
@@ -219,9 +221,9 @@ class Search:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
             # Without a value of its own it counts as the worst.
             raise optuna.TrialPruned(str(error)) from error
-        self._say(f"trial {trial.number}  held-out top-1 {top1:.2f} %")
+        self._say(f"trial {trial.number}  held-out {TITLES[find_task(options).metric]} {value:.2f} %")
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        return top1
+        return value
 
     def _suggest(self, trial: optuna.Trial, name: str) -> Any:
         range_ = self.space.ranges[name]

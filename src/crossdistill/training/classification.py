@@ -28,6 +28,8 @@ from crossdistill.training.run_folder import RunFolder
 class Classification:
     """Image classification, as `Task` asks."""
 
+    metric = "top1"
+
     def check(self, options: TrainingOptions) -> None:
         """Nothing is refused."""
 
@@ -70,7 +72,7 @@ class AccuracyJudge:
         fabric: launched.
     """
 
-    metric = "top1"
+    metric = Classification.metric
 
     def __init__(self, data: ImageData, validation: EvalLoader, fabric: Fabric) -> None:
         self.data = data

@@ -78,7 +78,13 @@ class Judge(Protocol):
 
 
 class Task(Protocol):
-    """A task: how its options become data, models, batches and a judge."""
+    """A task: how its options become data, models, batches and a judge.
+
+    Attributes:
+        metric: as its judge's.
+    """
+
+    metric: str
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse what no run of the task can have, before anything is loaded."""

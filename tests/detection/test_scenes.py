@@ -37,7 +37,7 @@ def test_boxes_lie_within_the_scene_and_hold_what_was_put_there(scenes: Detectio
     for annotation in scenes.train.annotations:
         assert annotation.boxes.min() >= 0 and annotation.boxes.max() <= SIDE
         assert ((annotation.boxes[:, 2:] - annotation.boxes[:, :2]) > 1).all()
-    # Where nothing is, neighbours differ by the noise of the background alone; clothes have edges at the sides of the box.
+    # Where nothing is, neighbours differ by noise alone; clothes have edges.
     for index in [k for k, count in enumerate(counts) if count == 1][:5]:
         pixels = np.asarray(scenes.train.read(index)).astype(float)
         x1, y1, x2, y2 = scenes.train.annotations[index].boxes[0].int().tolist()

@@ -93,7 +93,7 @@ def test_predict_writes_boxes_and_pictures(
     assert all(0 <= box["box"][1] < box["box"][3] <= 48 for box in boxes)
 
 
-@pytest.mark.parametrize("head", ["fcos", "faster_rcnn"])
+@pytest.mark.parametrize("head", ["fcos", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_one_that_was_not_stopped(head: str, voc: Path, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass

@@ -128,7 +128,7 @@ def with_length(options: TrainingOptions, epochs: int, max_steps: int | None) ->
 
 def _resolved(study: Study, run: Run, output: Path) -> Run:
     """A run whose teacher is a file, timm's or none: what a study says of it in words of its own is written out."""
-    options = run.options
+    options = replace(run.options, student_weights=asset(run.options.student_weights))
     weights = options.teacher_weights
     if weights.startswith(_OF_ROW):
         row = weights.removeprefix(_OF_ROW)

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow lint lock clean
+.PHONY: quickstart test test-slow lint docs lock clean
 
 quickstart: $(READY)
 	$(BIN)/crossdistill quickstart
@@ -16,9 +16,13 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks recipes docs
-	$(BIN)/ruff format --check src tests benchmarks recipes docs
+	$(BIN)/ruff check src tests benchmarks recipes examples docs
+	$(BIN)/ruff format --check src tests benchmarks recipes examples docs
 	$(BIN)/mypy
+
+# The pages of docs/ with the reference made of the docstrings, as a site in build/site; a broken link is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 $(READY): pyproject.toml requirements.lock
 	@if command -v uv >/dev/null 2>&1; then \

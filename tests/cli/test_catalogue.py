@@ -25,18 +25,18 @@ def test_methods_lists_all_with_references(capsys: pytest.CaptureFixture[str]) -
     assert "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015, arXiv 1503.02531)" in rows["kd"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "kd+fitnet"])
 def test_a_method_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", name]) == 0
     lines = capsys.readouterr().out.splitlines()
     method = load_method(name)
     title = (sys.modules[method.__module__].__doc__ or "").splitlines()[0]
     assert lines[0] == title
-    for parameter in hyperparameters(method).values():
-        row = next(line for line in lines if line.split()[:1] == [parameter.name])
+    for known, parameter in hyperparameters(method).items():
+        row = next(line for line in lines if line.split()[:1] == [known])
         kind, default = inspect.formatannotation(parameter.annotation), repr(parameter.default)
-        meaning = row.removeprefix(f"  {parameter.name}").strip().removeprefix(kind).strip().removeprefix(default)
-        assert row.split() == [parameter.name, *kind.split(), *default.split(), *meaning.split()]
+        meaning = row.removeprefix(f"  {known}").strip().removeprefix(kind).strip().removeprefix(default)
+        assert row.split() == [known, *kind.split(), *default.split(), *meaning.split()]
         assert len(meaning.split()) >= 3
 
 

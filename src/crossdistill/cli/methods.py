@@ -11,7 +11,7 @@ def run(arguments: list[str]) -> None:
     """Print the list, or one method's equations and hyper-parameters."""
     parser = make_parser("methods", "The distillation methods with their references.")
     parser.add_argument(
-        "name", type=str | None, nargs="?", default=None, help="a method, or the dotted path of a Distiller, to explain"
+        "name", type=str | None, nargs="?", default=None, help="a method, several such as kd+fitnet, or the dotted path of a Distiller, to explain"
     )
     options = parse(parser, arguments)
     if options.name is None:
@@ -61,13 +61,13 @@ def _explain(name: str) -> None:
     columns = ("type", "default", "tune searches", "meaning") if method.ranges else ("type", "default", "meaning")
     for column in columns:
         table.add_column(column, overflow="fold")
-    for parameter in hyperparameters(method).values():
+    for known, parameter in hyperparameters(method).items():
         cells = (
-            parameter.name,
+            known,
             inspect.formatannotation(parameter.annotation),
             "(required)" if parameter.default is inspect.Parameter.empty else repr(parameter.default),
-            *([str(method.ranges.get(parameter.name, ""))] if method.ranges else []),
-            " ".join((descriptions.get(parameter.name) or "").split()),
+            *([str(method.ranges.get(known, ""))] if method.ranges else []),
+            " ".join((descriptions.get(known) or "").split()),
         )
         # As plain text: rich would take the brackets of list[int] for markup.
         table.add_row(*map(Text, cells))

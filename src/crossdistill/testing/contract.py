@@ -327,7 +327,9 @@ class MethodContract:
         for name, range_ in self.method.ranges.items():
             default = arguments[name].default
             # Where it is None the method decides, by its variant for one, and keeps it under the argument's name.
-            value = getattr(built, name) if default is None else default
+            part, _, own = name.rpartition(".")
+            owner = built.get_submodule(f"parts.{part}") if part else built
+            value = getattr(owner, own) if default is None else default
             assert range_.holds(value), f"the default of {name}, {value}, is outside of {range_}"
         for end in (0, 1):
             ends: dict[str, Any] = {name: range_.ends[end] for name, range_ in self.method.ranges.items()}

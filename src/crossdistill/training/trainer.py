@@ -182,7 +182,8 @@ class Trainer:
 
     def train_step(self, epoch: int, batches: Iterator[Batch]) -> None:
         """One optimiser step of the student, the critic's where it is due, and a report at the end of an interval."""
-        self._set_progress(epoch)
+        begun = epoch * self.train.steps_per_epoch
+        self.distiller.set_progress(self.state.step / self.total_steps, begun / self.total_steps)
         rate = self.schedule.set(self.state.step)
         norms = self._optimise(batches)
         self.state.step += 1
@@ -224,12 +225,6 @@ class Trainer:
             self.state.terms.add({"critic": loss})
         self.state.terms.steps += 1
         return norms
-
-    def _set_progress(self, epoch: int) -> None:
-        if self.distiller.progress_unit == "epoch":
-            self.distiller.progress.fill_(epoch * self.train.steps_per_epoch / self.total_steps)
-        else:
-            self.distiller.progress.fill_(self.state.step / self.total_steps)
 
     def _means(self) -> dict[str, float]:
         """Mean of each term since the last report.

@@ -197,7 +197,8 @@ class PAT(Distiller):
         """
         if not self.prompts:
             return {}
-        with eval_mode(self):
+        # A method that is part of another one does not own the student.
+        with eval_mode(self), eval_mode(self.student):
             clean = self.teach(batch.images)
             aligned = self._align(self.student(batch.images)) if self.feedback == "current" else {}
             _, logits = self._prompted_teacher(batch.images, clean, self._feedback(aligned, clean, cycle=True))

@@ -5,10 +5,10 @@
     python benchmarks/floors.py --grow classes --methods kd dist  # 10 to 20,000 classes; also: batch, size, teacher
 
 The floor is the same work on bare modules, without this package's frame: as many passes of timm's own forward of the
-teacher (no gradient) and of the student (forward and backward) as the method's step makes; the method's own terms alone,
-forward and backward, on outputs that are known; the optimiser. Ours is the whole step. Each is in the faster of the two
-memory formats, on noise. They take turns, so that whatever else the machine does falls on both; the ratio of the medians
-is printed. Peak memory is that of a process of its own for each, torch included.
+teacher (no gradient) and of the student (forward and backward) as the method's step makes; the method's own terms
+alone, forward and backward, on outputs that are known; the optimiser. Ours is the whole step. Each is in the faster of
+the two memory formats, on noise. They take turns, so that whatever else the machine does falls on both; the ratio of
+the medians is printed. Peak memory is that of a process of its own for each, torch included.
 """
 
 import argparse

@@ -82,6 +82,11 @@ class DetectionData:
     faults: list[str] = field(default_factory=list)
     skipped: int = 0
 
+    @property
+    def labelled(self) -> bool:
+        """Always: boxes are labels."""
+        return True
+
 
 def fingerprint(source: SceneSource) -> str:
     """The content of a source in 32 hexadecimal digits: names, boxes, labels, and the files' sizes and ends."""

@@ -46,8 +46,6 @@ class Place(Protocol):
 class Detection:
     """Object detection, as `crossdistill.training.task.Task` asks."""
 
-    metric = "ap"
-
     def check(self, options: TrainingOptions) -> None:
         """Refuse options of classification, and a missing package, before anything is loaded.
 
@@ -59,6 +57,8 @@ class Detection:
             raise UserError("--teacher_cache is for classification: leave it out with --task detection")
         if options.compile:
             raise UserError("--compile true: torchvision's heads pick boxes by what they see; leave it out")
+        if options.probe_data:
+            raise UserError("--probe_data is for classification: leave it out with --task detection")
         if options.teacher_classes:
             raise UserError("--teacher_classes is for classification: leave it out with --task detection")
         average_precision()
@@ -150,7 +150,14 @@ class Detection:
         )
         return train, validation
 
-    def make_judge(self, data: DetectionData, validation: SceneEvalLoader, fabric: Place) -> "BoxJudge":
+    def make_judge(
+        self,
+        options: TrainingOptions,
+        data: DetectionData,
+        student: StagedModel,
+        validation: SceneEvalLoader,
+        fabric: Place,
+    ) -> "BoxJudge":
         return BoxJudge(data, validation)
 
 
@@ -162,7 +169,7 @@ class BoxJudge:
         validation: its validation batches, of this process.
     """
 
-    metric = Detection.metric
+    metric = "ap"
 
     def __init__(self, data: DetectionData, validation: SceneEvalLoader) -> None:
         self.data = data
@@ -218,15 +225,17 @@ class BoxJudge:
         self._student = found if keep else None
         return result
 
-    def complete(self, model: StagedModel) -> None:
+    def complete(
+        self, model: StagedModel, further: Callable[[Batch, StagedModel, Outputs], dict[str, Tensor]] | None = None
+    ) -> None:
         if self._student is None:
             # Killed after the last evaluation, whose numbers are in the checkpoint.
-            self.evaluate(model, keep=True)
+            self.evaluate(model, further, keep=True)
         assert self._student is not None
         self._student = _of_all_processes(self._student)
         self._teacher = _of_all_processes(self._teacher) if self._teacher is not None else None
 
-    def write_predictions(self, folder: Any) -> None:
+    def write_predictions(self, folder: Any, classes: list[str]) -> None:
         assert self._student is not None
         write_detections(folder.detections, self.data, self._student, self._teacher)
 

@@ -193,8 +193,11 @@ class StagedModel(nn.Module):
         return {"labels": F.cross_entropy(outputs.logits, targets)}
 
     def example_targets(self, count: int) -> Any:
-        """Targets of the form that `label_terms` takes, of so many images, for those who time it: class indices."""
-        return torch.arange(count, device=self.mean.device) % self.num_classes
+        """Targets of the form that `label_terms` takes, of so many images, for those who time it: class indices.
+
+        None of a model without a head, which learns without labels.
+        """
+        return torch.arange(count, device=self.mean.device) % self.num_classes if self.num_classes else None
 
     def require_segments(self, what: str) -> None:
         """Refuse a model that cannot be run in segments.

@@ -10,6 +10,7 @@ import numpy as np
 
 from crossdistill.detection.predictions import read_detections
 from crossdistill.errors import UserError
+from crossdistill.evaluation import headline
 from crossdistill.study import statistics
 from crossdistill.study.metrics import (
     Metric,
@@ -23,7 +24,6 @@ from crossdistill.study.record import Record, read_record
 from crossdistill.study.results import Agreement, Cost, Difference, PairResult, Results, RowResult, RunResult
 from crossdistill.study.runs import Run, plan
 from crossdistill.study.tuned_rows import told
-from crossdistill.training.summary import headline
 
 
 @dataclass
@@ -70,13 +70,15 @@ def _read(run: Run, metric: Metric | Reported) -> _Finished:
         return _read_reported(run, metric)
     predictions = run.folder.read_predictions()
     evidence = metric.evidence(predictions)
-    of_classes = zip(predictions.classes, accuracy_of_classes(predictions).tolist(), strict=True)
+    labelled = predictions.labelled
+    accuracies = accuracy_of_classes(predictions).tolist() if labelled else []
+    of_classes = zip(predictions.classes if labelled else [], accuracies, strict=True)
     return _Finished(
         run,
         run.folder.read_summary(),
         evidence,
         float(metric.value(evidence[:, None])[0]),
-        calibration_error(predictions.student, predictions.labels),
+        calibration_error(predictions.student, predictions.labels) if labelled else None,
         {name: value for name, value in of_classes if value == value},
         agreement(predictions),
         predictions.images,

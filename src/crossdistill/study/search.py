@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from crossdistill.study.tune import HELD_OUT
 from crossdistill.training import distill
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.summary import TITLES
-from crossdistill.training.task import find_task
 
 # Finished trials before one may be pruned, and the share of a run before which none is: the curves of high learning
 # rates start low and cross the others when the schedule comes down.
@@ -201,10 +200,11 @@ class Search:
         reported = set(stored.intermediate_values)
 
         def report(step: int, total_steps: int, evaluated: dict[str, float]) -> None:
+            name = _metric(evaluated)
             if not reported:
                 trial.set_user_attr("images", int(evaluated["images"]))
             if step not in reported:
-                trial.report(evaluated[find_task(options).metric], step)
+                trial.report(evaluated[name], step)
                 reported.add(step)
             if _UNPRUNED_SHARE * total_steps <= step < total_steps and trial.should_prune():
                 raise optuna.TrialPruned(f"behind the median after {step} of {total_steps} steps")
@@ -212,7 +212,7 @@ class Search:
         # The first says what there is to say of the models and the data; the others would say the same.
         console = self.console if first == 0 else Console(quiet=True)
         try:
-            value = distill(options, console, on_evaluation=report)[find_task(options).metric]
+            summary = distill(options, console, on_evaluation=report)
         except (optuna.TrialPruned, DivergenceError) as error:
             state = "diverged" if isinstance(error, DivergenceError) else "pruned"
             trial.set_user_attr("ended", state)
@@ -221,9 +221,10 @@ class Search:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
             # Without a value of its own it counts as the worst.
             raise optuna.TrialPruned(str(error)) from error
-        self._say(f"trial {trial.number}  held-out {TITLES[find_task(options).metric]} {value:.2f} %")
+        name = _metric(summary)
+        self._say(f"trial {trial.number}  held-out {TITLES[name]} {summary[name]:.2f} %")
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
-        return value
+        return summary[name]
 
     def _suggest(self, trial: optuna.Trial, name: str) -> Any:
         range_ = self.space.ranges[name]
@@ -290,3 +291,11 @@ def _quiet_optuna() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def _metric(values: Mapping[str, Any]) -> str:
+    """Name of what a search judges by, among the values of an evaluation or a summary."""
+    name = next((name for name in ("ap", "top1") if name in values), None)
+    if name is None:
+        raise UserError("a search judges by top-1, and the images have no labels: give labelled ones")
+    return name

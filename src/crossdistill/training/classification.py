@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crossdistill.data import Batch, EvalLoader, ImageData, TrainLoader, fingerprint
 from crossdistill.distiller import Distiller
-from crossdistill.evaluation import empty_logits, evaluate, predict
+from crossdistill.evaluation import Probe, empty_logits, evaluate
 from crossdistill.models import stem_advice
 from crossdistill.options import PairOptions, TrainingOptions
 from crossdistill.staged import Outputs, StagedModel
@@ -18,6 +18,7 @@ from crossdistill.training.ingredients import (
     build_teacher,
     chosen_images,
     make_loaders,
+    make_probe,
     open_run_data,
     warn_of_enlarging,
 )
@@ -27,8 +28,6 @@ from crossdistill.training.run_folder import RunFolder
 
 class Classification:
     """Image classification, as `Task` asks."""
-
-    metric = "top1"
 
     def check(self, options: TrainingOptions) -> None:
         """Nothing is refused."""
@@ -59,34 +58,44 @@ class Classification:
     ) -> tuple[TrainLoader, EvalLoader]:
         return make_loaders(options, data, student, fabric)
 
-    def make_judge(self, data: ImageData, validation: EvalLoader, fabric: Fabric) -> "AccuracyJudge":
-        return AccuracyJudge(data, validation, fabric)
+    def make_judge(
+        self, options: TrainingOptions, data: ImageData, student: StagedModel, validation: EvalLoader, fabric: Fabric
+    ) -> "AccuracyJudge":
+        return AccuracyJudge(data, student, validation, fabric, make_probe(options, student, fabric))
 
 
 class AccuracyJudge:
-    """Judges by top-1 accuracy, as `Judge` asks.
+    """Judges by top-1 accuracy, or without labels by what the method measures, as `Judge` asks.
 
     Args:
         data: the data set.
-        validation: its validation batches, of this process.
+        student: the model that is trained.
+        validation: the set's validation batches, of this process.
         fabric: launched.
+        probe: labelled images that tell what the student's representation is worth.
     """
 
-    metric = Classification.metric
+    metric = "top1"
 
-    def __init__(self, data: ImageData, validation: EvalLoader, fabric: Fabric) -> None:
+    def __init__(
+        self, data: ImageData, student: StagedModel, validation: EvalLoader, fabric: Fabric, probe: Probe | None
+    ) -> None:
         self.data = data
         self.validation = validation
         self.fabric = fabric
+        self.probe = probe
         self.teacher_value: float | None = None
         self.teacher_logits: Tensor | None = None
+        self._num_classes = student.num_classes
         self._teacher_answers: Tensor | None = None
+        # (N, K) float32 logits, and (N,) of each further value; zeros where another process has the image.
         self._logits: Tensor | None = None
+        self._values: dict[str, Tensor] = {}
 
     def ask_teacher(
         self, distiller: Distiller, options: TrainingOptions, console: Console, *, known: Tensor | None, check: bool
     ) -> None:
-        self.teacher_logits = ask_about_validation(
+        said = self.teacher_logits = ask_about_validation(
             self.fabric,
             [distiller],
             self.data,
@@ -96,8 +105,10 @@ class AccuracyJudge:
             known=known,
             judge=check,
         )
-        if self.teacher_logits is not None:
-            answers = self._teacher_answers = self.teacher_logits.argmax(dim=1)
+        if said is None or said.shape[1] != self._num_classes:
+            return
+        answers = self._teacher_answers = said.argmax(dim=1)
+        if self.data.labelled:
             self.teacher_value = 100 * (answers.cpu() == self.data.validation.labels).float().mean().item()
 
     def evaluate(
@@ -107,18 +118,34 @@ class AccuracyJudge:
         *,
         keep: bool = False,
     ) -> dict[str, float]:
-        logits = empty_logits(model, self.validation.size) if keep else None
-        result = evaluate(model, self.validation, teacher_answers=self._teacher_answers, further=further, logits=logits)
-        self._logits = logits
+        self._logits, self._values = empty_logits(model, self.validation.size) if keep else None, {}
+        result = evaluate(
+            model,
+            self.validation,
+            teacher_answers=self._teacher_answers,
+            further=further,
+            logits=self._logits,
+            values=self._values,
+            labelled=self.validation.labelled,
+        )
+        if self.probe is not None:
+            result["knn_top1"] = self.probe.top1(model)
         return result
 
-    def complete(self, model: StagedModel) -> None:
+    def complete(
+        self, model: StagedModel, further: Callable[[Batch, StagedModel, Outputs], dict[str, Tensor]] | None = None
+    ) -> None:
         if self._logits is None:
             # Killed after the last evaluation, whose numbers are in the checkpoint.
-            self._logits = empty_logits(model, self.validation.size)
-            predict(model.eval(), self.validation, self._logits)
-        self._logits = over_processes(self.fabric, self._logits, "sum")
-
-    def write_predictions(self, folder: RunFolder) -> None:
+            self.evaluate(model, further, keep=True)
         assert self._logits is not None
-        folder.write_predictions(self.data, student=self._logits, teacher=self.teacher_logits)
+        self._logits = over_processes(self.fabric, self._logits, "sum")
+        self._values = {name: over_processes(self.fabric, value, "sum") for name, value in self._values.items()}
+        if self.probe is not None:
+            self._values["knn_top1"] = self.probe.right
+
+    def write_predictions(self, folder: RunFolder, classes: list[str]) -> None:
+        assert self._logits is not None
+        folder.write_predictions(
+            self.data, student=self._logits, teacher=self.teacher_logits, values=self._values, classes=classes
+        )

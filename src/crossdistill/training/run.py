@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crossdistill.data import ImageData
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserCaution, UserError
-from crossdistill.methods import build_distiller, parse_hyperparameters
+from crossdistill.methods import build_distiller, load_method, parse_hyperparameters
 from crossdistill.models import save_model
 from crossdistill.options import (
     DeviceOptions,
@@ -25,7 +25,7 @@ from crossdistill.options import (
 )
 from crossdistill.training.caching import check_cache_options, fill, open_cache
 from crossdistill.training.devices import forget_peak_memory, make_fabric, over_processes
-from crossdistill.training.ingredients import make_mixer
+from crossdistill.training.ingredients import check_labels, make_mixer
 from crossdistill.training.log import RunLog
 from crossdistill.training.memory_format import MemoryFormats, measure_memory_formats
 from crossdistill.training.optimization import check_optimizer
@@ -76,12 +76,14 @@ def distill(
     data = task.open_data(options)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
+    check_labels(data, load_method(options.method.name))
     fabric = make_fabric(options.part(DeviceOptions))
     seed_everything(options.seed)
     student, teacher = task.build_models(options, data)
     task.advise(options, data, student, console)
     seed_everything(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
+    _say_without_labels(data, distiller, options, console)
     return _train(fabric, task, distiller, data, options, console, on_evaluation)
 
 
@@ -141,11 +143,12 @@ def _train(
         options.part(OptimizationOptions),
         options.part(ReportingOptions),
     )
+    check_labels(data, type(distiller))
     _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
     forget_peak_memory(fabric.device)
     train_loader, validation = task.make_loaders(options, data, student, fabric)
-    judge = task.make_judge(data, validation, fabric)
+    judge = task.make_judge(options, data, student, validation, fabric)
     mixer = make_mixer(options, data)
     cache = open_cache(options, [distiller], data, train_loader, mixer, fabric)
     distiller.to(fabric.device)
@@ -191,15 +194,32 @@ def _train(
         if log is not None:
             log.close()
 
-    judge.complete(trainer.result)
+    judge.complete(trainer.result, distiller.validation_metrics)
     summary = summarise(options, data, trainer, task.fingerprint(data))
     if fabric.global_rank == 0:
-        save_model(trainer.result, folder.student, classes=data.classes)
-        judge.write_predictions(folder)
+        classes = data.classes
+        if student.num_classes and not classes and teacher is not None:
+            classes = teacher.card.classes or []
+        save_model(trainer.result, folder.student, classes=classes or None)
+        judge.write_predictions(folder, classes)
         folder.write_summary(summary)
         print_summary(console, summary, folder)
     fabric.barrier()
     return summary
+
+
+def _say_without_labels(data: Any, distiller: Distiller, options: TrainingOptions, console: Console) -> None:
+    """What a user may not expect of images without labels."""
+    if data.labelled:
+        return
+    student = distiller.student
+    held_out = "" if options.held_out else " (--held_out)"
+    console.print(
+        f"{data.name}: images without labels, {len(data.train):,} to train on and {len(data.validation):,} held "
+        f"out{held_out}; the student "
+        + (f"has the teacher's {student.num_classes} classes" if student.num_classes else "has no head"),
+        soft_wrap=True,
+    )
 
 
 def _choose_memory_format(

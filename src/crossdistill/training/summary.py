@@ -1,6 +1,7 @@
 """What came out of a run: `summary.json`, and the table that ends it."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import crossdistill
+from crossdistill.evaluation import headline
 from crossdistill.files import source_fingerprint
 from crossdistill.methods import method_name
 from crossdistill.models import weights_fingerprint
@@ -18,8 +20,14 @@ from crossdistill.training.devices import peak_memory
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.trainer import Trainer
 
-# How tables name what a run is judged by.
-TITLES = {"top1": "top-1", "ap": "AP"}
+# What judges a run, as it is told.
+TITLES = {
+    "top1": "top-1",
+    "ap": "AP",
+    "teacher_cosine": "cosine to the teacher",
+    "teacher_agreement": "agreement with the teacher",
+    "knn_top1": "top-1 of nearest neighbours",
+}
 
 
 def summarise(options: TrainingOptions, data: Any, trainer: Trainer, data_fingerprint: str) -> dict[str, Any]:
@@ -33,11 +41,11 @@ def summarise(options: TrainingOptions, data: Any, trainer: Trainer, data_finger
     """
     import timm
 
-    metric = trainer.judge.metric
     state, distiller, device = trainer.state, trainer.distiller, trainer.fabric.device
     evaluation = dict(state.last_evaluation)
+    judged_by, metric = headline(evaluation), trainer.judge.metric
     agreement = evaluation.pop("agreement", None)
-    value = evaluation.pop(metric)
+    top1 = evaluation.pop("top1", None)
     for name in ("images", "seconds"):
         evaluation.pop(name)
     images = state.step * options.batch_size
@@ -51,10 +59,11 @@ def summarise(options: TrainingOptions, data: Any, trainer: Trainer, data_finger
         "seed": options.seed,
         "epochs": options.epochs,
         "steps": state.step,
-        "metric": metric,
-        metric: value,
-        f"best_{metric}": state.best_value,
+        **({"top1": top1, "best_top1": state.best if judged_by == "top1" else None} if metric == "top1" else {}),
         **evaluation,
+        # What the run is judged by: without labels there is no accuracy.
+        "judged_by": "teacher_agreement" if judged_by == "agreement" else judged_by,
+        "best": state.best,
         f"teacher_{metric}": trainer.judge.teacher_value,
         "teacher_agreement": agreement,
         "evaluated_weights": "moving average" if trainer.ema is not None else "last step",
@@ -94,21 +103,28 @@ def _stages(model: StagedModel | None) -> list[dict[str, Any]]:
     return [{name: list(v) if isinstance(v, tuple) else v for name, v in stage.items()} for stage in stages]
 
 
-def headline(summary: dict[str, Any]) -> str:
-    """Name of the value that a run is judged by."""
-    return summary.get("metric", "top1")
+def judgement(summary: Mapping[str, Any]) -> str:
+    """What a run came to, in words: `top-1 81.20 %`."""
+    name = summary.get("judged_by", "top1")
+    return "not judged" if name is None else f"{TITLES[name]} {summary[name]:.2f} %"
 
 
 def print_summary(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
     """The table that ends a run."""
     table = Table(title=f"{summary['method']}: {summary['student']} on {summary['data']}", show_header=False)
-    metric, title = headline(summary), TITLES[headline(summary)]
-    table.add_row(title, f"{summary[metric]:.2f} % (last epoch; best {summary[f'best_{metric}']:.2f} %)")
+    name = summary["judged_by"]
+    if name is None:
+        table.add_row("top-1", "not known: the images have no labels (see --probe_data)")
+    else:
+        table.add_row(TITLES[name], f"{summary[name]:.2f} % (last epoch; best {summary['best']:.2f} %)")
+    if "knn_top1" in summary and name != "knn_top1":
+        table.add_row(TITLES["knn_top1"], f"{summary['knn_top1']:.2f} %")
     if summary["teacher"]:
         table.add_row("teacher", summary["teacher"])
-    if summary[f"teacher_{metric}"] is not None:
-        table.add_row(f"teacher's {title}", f"{summary[f'teacher_{metric}']:.2f} %")
-    if summary["teacher_agreement"] is not None:
+    for metric in ("top1", "ap"):
+        if summary.get(f"teacher_{metric}") is not None:
+            table.add_row(f"teacher's {TITLES[metric]}", f"{summary[f'teacher_{metric}']:.2f} %")
+    if summary["teacher_agreement"] is not None and name != "teacher_agreement":
         table.add_row("agreement with the teacher", f"{summary['teacher_agreement']:.2f} %")
     table.add_row("parameters", f"{summary['student_params']:,} (+ {summary['extra_params']:,} while training)")
     table.add_row("training", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.0f} images/s")

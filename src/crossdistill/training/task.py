@@ -35,7 +35,7 @@ class Judge(Protocol):
     """Judges models on the validation images of this process, and remembers what they say of them.
 
     Attributes:
-        metric: name of the value that a run is judged by; more is better.
+        metric: name of the value that tells how good a teacher is, and with labels a student; more is better.
         teacher_value: that value of the teacher; None where there is no teacher that could be judged.
         teacher_logits: (N, K) what the teacher says of the images; None where it says no logits.
     """
@@ -68,23 +68,19 @@ class Judge(Protocol):
         """The metric and further values; `keep` remembers what the model says, for `write_predictions`."""
         ...
 
-    def complete(self, model: StagedModel) -> None:
+    def complete(
+        self, model: StagedModel, further: Callable[[Batch, StagedModel, Outputs], dict[str, Tensor]] | None = None
+    ) -> None:
         """See to it that what the model says is known and, of all processes, together. All of them call it."""
         ...
 
-    def write_predictions(self, folder: RunFolder) -> None:
+    def write_predictions(self, folder: RunFolder, classes: list[str]) -> None:
         """Record what student and teacher say of each image; the first process does."""
         ...
 
 
 class Task(Protocol):
-    """A task: how its options become data, models, batches and a judge.
-
-    Attributes:
-        metric: as its judge's.
-    """
-
-    metric: str
+    """A task: how its options become data, models, batches and a judge."""
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse what no run of the task can have, before anything is loaded."""
@@ -118,7 +114,9 @@ class Task(Protocol):
         """Training and validation batches of this process, at the student's size."""
         ...
 
-    def make_judge(self, data: Any, validation: Any, fabric: Fabric) -> Judge:
+    def make_judge(
+        self, options: TrainingOptions, data: Any, student: StagedModel, validation: Any, fabric: Fabric
+    ) -> Judge:
         """Who judges the models of a run on its validation batches."""
         ...
 

@@ -175,7 +175,8 @@ class Trainer:
 
     def train_step(self, epoch: int, batches: Iterator[Batch]) -> None:
         """One optimiser step of the student, the critic's where it is due, and a report at the end of an interval."""
-        self._set_progress(epoch)
+        begun = epoch * self.train.steps_per_epoch
+        self.distiller.set_progress(self.state.step / self.total_steps, begun / self.total_steps)
         rate = self.schedule.set(self.state.step)
         norms = self._optimise(batches)
         self.state.step += 1
@@ -218,12 +219,6 @@ class Trainer:
         self.state.terms.steps += 1
         return norms
 
-    def _set_progress(self, epoch: int) -> None:
-        if self.distiller.progress_unit == "epoch":
-            self.distiller.progress.fill_(epoch * self.train.steps_per_epoch / self.total_steps)
-        else:
-            self.distiller.progress.fill_(self.state.step / self.total_steps)
-
     def _means(self) -> dict[str, float]:
         """Mean of each term since the last report.
 
@@ -260,7 +255,7 @@ class Trainer:
         self._share_buffers()
         ended = self.state.step == self.total_steps
         result = self.judge.evaluate(self.result, self.distiller.validation_metrics, keep=ended)
-        self.state.best_value = max(self.state.best_value, result[self.judge.metric])
+        self.state.take(result)
         if ended:
             self.state.last_evaluation = result
         if self.log is not None:

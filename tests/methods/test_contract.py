@@ -27,6 +27,9 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "vid": {},
     "reviewkd": {},
     "ofd": {},
+    "afd": {},
+    # Boundaries and labels together: alone, the first steps leave the head without a loss.
+    "ab": {"hyperparameters": {"initialization": 1.0}},
     "scalekd": {
         # Teachers whose last map has more than one position.
         "models": TINY | WIDE,
@@ -109,7 +112,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 
 
 # Compiling takes seconds a method: of those that are a formula of logits, vectors or maps, KD and FitNet stand for all.
-FORMULAS = {"dkd", "dist", "deit", "rkd", "sp", "cc", "pkt", "at", "nst", "rsd", "ofd", "vid"}
+FORMULAS = {"dkd", "dist", "deit", "rkd", "sp", "cc", "pkt", "at", "nst", "rsd", "ofd", "vid", "afd", "ab"}
 
 
 def contract(name: str) -> type[MethodContract]:

@@ -111,13 +111,14 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Compiling takes seconds a method: of those that are a formula of logits, vectors or maps, KD and FitNet stand for all.
-FORMULAS = {"dkd", "dist", "deit", "rkd", "sp", "cc", "pkt", "at", "nst", "rsd", "ofd", "vid", "afd", "ab"}
+# Compiling takes ten seconds a method and more: these stand for a formula of logits, one of features, a model run in
+# segments, a critic and a memory; the others are compiled in the slow tests.
+COMPILED = {"kd", "fitnet", "fbt", "cakd", "crd"}
 
 
 def contract(name: str) -> type[MethodContract]:
     method = load_method(name)
-    promises = {"method": method, "__module__": __name__, "always_compiled": name not in FORMULAS} | CONTRACTS[name]
+    promises = {"method": method, "__module__": __name__, "always_compiled": name in COMPILED} | CONTRACTS[name]
     return type(f"Test{method.__name__}", (MethodContract,), promises)
 
 

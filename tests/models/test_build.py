@@ -224,6 +224,26 @@ def test_weights_without_classifier_make_a_headless_teacher_and_a_student_with_a
     assert student.num_classes == 3 and not student.card.head_trained
 
 
+def test_a_student_of_other_classes_gets_a_new_head_on_request(tmp_path: Path) -> None:
+    trained = build_model(RESNET, num_classes=4, class_names=list("abcd"), image_size=(32, 32))
+    save_model(trained, tmp_path / "student.safetensors", classes=list("abcd"))
+    weights = str(tmp_path / "student.safetensors")
+    message = refusal(ModelOptions(), weights=weights, num_classes=3)
+    assert "has 4 classes, the data has 3: give weights for these classes, or --student_new_head true, to" in message
+    student = build_model(ModelOptions(), weights=weights, num_classes=3, new_head=True)
+    assert student.num_classes == 3 and not student.card.head_trained and student.card.classes is None
+    old, new = trained.model.state_dict(), student.model.state_dict()
+    differing = {name for name in old if old[name].shape != new[name].shape or not torch.equal(old[name], new[name])}
+    assert differing == {"fc.weight", "fc.bias"}
+    # With as many classes, which may be others, too.
+    again = build_model(ModelOptions(), weights=weights, num_classes=4, new_head=True)
+    new = again.model.state_dict()
+    assert {name for name in old if not torch.equal(old[name], new[name])} == {"fc.weight", "fc.bias"}
+    assert "--student_new_head is for weights from a file" in refusal(
+        RESNET, weights="none", num_classes=3, new_head=True
+    )
+
+
 def test_the_classes_of_a_model_with_two_heads_are_known(tmp_path: Path) -> None:
     small = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
     options = ModelOptions("deit_tiny_distilled_patch16_224", small)

@@ -56,13 +56,13 @@ NOTHING_DRAWN = {"replacement_probability": 0.0, "dropout": 0.0, "view_probabili
 @pytest.mark.parametrize(
     ("teacher", "method"),
     [
-        # Three processes a case: what OFA and CSKD share with KD is left to the slow tests.
+        # Three processes a case, so one of them in every run of the tests.
         (CNN, MethodOptions("kd")),
         pytest.param(CNN, MethodOptions("ofa"), marks=pytest.mark.slow),
         pytest.param(CNN, MethodOptions("cskd"), marks=pytest.mark.slow),
-        (VIT, MethodOptions("cakd", NOTHING_DRAWN)),
+        pytest.param(VIT, MethodOptions("cakd", NOTHING_DRAWN), marks=pytest.mark.slow),
         # The negatives of InfoNCE are those of all processes.
-        (CNN, MethodOptions("fbt")),
+        pytest.param(CNN, MethodOptions("fbt"), marks=pytest.mark.slow),
         # And the images that are remembered, gathered as those are.
         pytest.param(CNN, MethodOptions("crd"), marks=pytest.mark.slow),
     ],
@@ -137,6 +137,7 @@ def test_two_processes_with_a_cache_equal_two_with_the_teacher(image_folder: Pat
         assert metrics(run) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_resumed_equal_never_killed(image_folder: Path, tmp_path: Path) -> None:
     # Batch norm's statistics differ between the processes, and what PAT's prompts are told is each process's own.
     options = tiny_options(

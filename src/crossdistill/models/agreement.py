@@ -92,8 +92,10 @@ def agreed_stem(stem_stride: int | None, held: Held) -> int | None:
     return stem_stride or held.stem_stride
 
 
-def agreed_outputs(name: str, held: Held, num_classes: int | None, role: str) -> int | None:
+def agreed_outputs(name: str, held: Held, num_classes: int | None, role: str, *, new_head: bool = False) -> int | None:
     """How many outputs to create the model with: its weights', else the data's; None leaves it to the model."""
+    if new_head:
+        return num_classes
     of_weights = _outputs_of_weights(name, held)
     if of_weights == 0 and (role == "teacher" or num_classes is None):
         return 0

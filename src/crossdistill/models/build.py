@@ -20,6 +20,7 @@ def build_model(
     options: ModelOptions,
     *,
     weights: str = "none",
+    new_head: bool = False,
     num_classes: int | None,
     image_size: tuple[int, int] | None = None,
     stage_ends: str | None = None,
@@ -39,6 +40,7 @@ def build_model(
             arguments for it. A module that has a `pretrained_cfg` like timm's is normalised by its mean and std.
         weights: `none`, `pretrained`, or a file (or run folder). For a dotted path, `pretrained` says that the callable
             itself returns trained weights.
+        new_head: leave the classifier of a weights file out, and begin with a new one.
         num_classes: classes of the data; None takes what the model or its weights have.
         image_size: (height, width) in pixels that the model sees; default: the file's, else the model's own.
         stage_ends: comma-separated module paths of the stage ends, for a model that does not name its own.
@@ -56,6 +58,8 @@ def build_model(
             than the data's, an incomplete class map.
     """
     held = read_held(weights, role)
+    if new_head and held.state is None:
+        raise UserError(f"--{role}_new_head is for weights from a file, and --{role}_weights is '{weights}'")
     name, kwargs = agreed_identity(options, held, role)
     check_name(name)
     dotted = is_dotted_path(name)
@@ -66,7 +70,7 @@ def build_model(
         stage_ends = stage_ends or held.card.stage_ends
     outputs = kwargs.pop("num_classes", None)
     if outputs is None:
-        outputs = agreed_outputs(name, held, None if classes_file else num_classes, role)
+        outputs = agreed_outputs(name, held, None if classes_file else num_classes, role, new_head=new_head)
 
     model = create_module(
         name, kwargs, num_classes=outputs, image_size=image_size, pretrained=weights == "pretrained", role=role
@@ -78,6 +82,7 @@ def build_model(
         image_size=image_size,
         stage_ends=stage_ends,
         stem_stride=agreed_stem(stem_stride, held),
+        new_head=new_head,
     )
     head_trained = staged.card.head_trained
     if held.state is None:
@@ -140,6 +145,7 @@ def _stage(
     image_size: tuple[int, int] | None,
     stage_ends: str | None,
     stem_stride: int | None,
+    new_head: bool = False,
 ) -> StagedModel:
     """The module as a `StagedModel`, with the stem and the weights that it is to have."""
     ends = [end.strip() for end in stage_ends.split(",")] if stage_ends else None
@@ -148,7 +154,7 @@ def _stage(
     head_trained = False
     if held.state is not None:
         description = f"'{held.source}' does not fit {name or type(module).__name__}"
-        head_trained = load_weights(module, held.state, description=description)
+        head_trained = load_weights(module, held.state, description=description, without_classifier=new_head)
     card = held.card
     staged = StagedModel(
         module,
@@ -178,7 +184,7 @@ def _check_classes(staged: StagedModel, num_classes: int | None, weights: str, r
     mend = (
         "map them with --teacher_classes FILE when you distil"
         if role == "teacher"
-        else "give weights for these classes, or 'pretrained', which gets a new head"
+        else "give weights for these classes, or --student_new_head true, to train it on these"
     )
     raise UserError(
         f"the {role} {staged.name}, weights '{weights}', has {staged.num_classes} classes, "

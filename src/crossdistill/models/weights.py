@@ -82,7 +82,9 @@ def _unreadable(file: Path, error: Exception) -> str:
     return f"'{file}' cannot be read as weights (safetensors or a state dict); it may be damaged or incomplete"
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str) -> bool:
+def load_weights(
+    model: nn.Module, state: dict[str, Tensor], *, description: str, without_classifier: bool = False
+) -> bool:
     """Load a state dict that must fit: only a whole classifier may be absent from it, or be left over.
 
     The tensor that says how far the stem was lowered must agree with the model; a file without it fits any stem.
@@ -92,6 +94,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str
         model: the bare model, changed in place.
         state: tensors by name.
         description: the beginning of the error's line.
+        without_classifier: leave the state's classifier out.
 
     Returns:
         Whether the model has no classifier that `state` did not bring.
@@ -108,6 +111,13 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, description: str
     state = {name: tensor for name, tensor in state.items() if name != STEM_STRIDE}
     expected = model.state_dict()
     classifiers = tuple(f"{name}." for name in classifier_names(getattr(model, "pretrained_cfg", {})))
+    if without_classifier:
+        if not classifiers:
+            raise UserError(
+                f"{description}: {type(model).__name__} does not say which of its layers are the classifier (timm's "
+                "models do, in pretrained_cfg): leave --student_new_head out"
+            )
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(classifiers)}
     state = {name: tensor for name, tensor in state.items() if name in expected or not name.startswith(classifiers)}
     absent = {name for name in expected if name.startswith(classifiers)}
     new_head = bool(absent) and not absent & state.keys()

@@ -35,6 +35,8 @@ class PairOptions:
     """the model that is trained."""
     student_weights: str = "none"
     """`none`, `pretrained`, or a file."""
+    student_new_head: bool = False
+    """give the student of a weights file a new classifier for the classes of the data, to train it on them."""
     student_stages: str | None = None
     """comma-separated module paths of the stage ends, for a model that does not name its own."""
     image_size: int | list[int] | None = None

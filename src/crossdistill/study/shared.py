@@ -22,7 +22,7 @@ _FOLDER = "_teacher_cache"
 _SMALL = {"logits", "head_logits", "pooled"}
 # Beside those of the data and the pair, what decides which images a teacher is shown and how it computes.
 _DECIDING = ("batch_size", "accumulate", "mixup", "cutmix", "precision", "channels_last")
-_WITHOUT_EFFECT = ("method", "student_weights", "workers", "cache_images", "on_bad_image")
+_WITHOUT_EFFECT = ("method", "student_weights", "student_new_head", "workers", "cache_images", "on_bad_image")
 
 
 def choose_memory_orders(missing: Iterable[Run], record: Record, folder: Path, console: Console) -> bool:

@@ -68,6 +68,7 @@ def build_student(options: PairOptions, data: ImageData, num_classes: int) -> St
     return build_model(
         options.student,
         weights=options.student_weights,
+        new_head=options.student_new_head,
         num_classes=num_classes,
         image_size=_image_size(options, data),
         stage_ends=options.student_stages,

@@ -3,7 +3,16 @@
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, first_of_each_class, hold_out, open_data
+from crossdistill.data import (
+    EvalLoader,
+    ImageData,
+    Mixer,
+    TrainLoader,
+    ValidationData,
+    first_of_each_class,
+    hold_out,
+    open_data,
+)
 from crossdistill.data.memory import sample_sizes
 from crossdistill.models import build_model
 from crossdistill.options import DataOptions, PairOptions, TrainingOptions, height_and_width
@@ -27,7 +36,12 @@ def chosen_images(data: ImageData, options: DataOptions) -> ImageData:
 
 def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
     """The student, whose size is that of the batches, and the teacher where one is given."""
-    student = build_model(
+    return build_student(options, data), build_teacher(options, data)
+
+
+def build_student(options: PairOptions, data: ImageData) -> StagedModel:
+    """The student, whose size is that of the batches."""
+    return build_model(
         options.student,
         weights=options.student_weights,
         new_head=options.student_new_head,
@@ -37,10 +51,9 @@ def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, St
         stem_stride=options.stem_stride,
         role="student",
     )
-    return student, build_teacher(options, data)
 
 
-def build_teacher(options: PairOptions, data: ImageData) -> StagedModel | None:
+def build_teacher(options: PairOptions, data: ImageData | ValidationData) -> StagedModel | None:
     """The teacher, where one is given."""
     if not (options.teacher.name or options.teacher_weights not in ("none", "pretrained")):
         return None

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow lint lock clean
+.PHONY: quickstart test test-slow lint docs dist lock clean
 
 quickstart: $(READY)
 	$(BIN)/crossdistill quickstart
@@ -16,9 +16,27 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks recipes docs
-	$(BIN)/ruff format --check src tests benchmarks recipes docs
+	$(BIN)/ruff check src tests benchmarks recipes examples docs
+	$(BIN)/ruff format --check src tests benchmarks recipes examples docs
 	$(BIN)/mypy
+
+# The pages of docs/ with the reference made of the docstrings, as a site in build/site; a broken link is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# A wheel in dist/, tried from an environment of its own outside the repository: the quickstart's first minute.
+dist:
+	rm -rf dist build/trial && mkdir -p build/trial
+	@if command -v uv >/dev/null 2>&1; then \
+		uv build --quiet --wheel --out-dir dist && uv venv --quiet --python $(PYTHON) build/trial/env && \
+		uv pip install --quiet --python build/trial/env/bin/python -c requirements.lock dist/*.whl; \
+	else \
+		$(PYTHON) -m venv build/trial/env && \
+		build/trial/env/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist . && \
+		build/trial/env/bin/python -m pip install --quiet -c requirements.lock dist/*.whl; \
+	fi
+	cd build/trial && env/bin/crossdistill --version && env/bin/crossdistill studies && \
+		env/bin/crossdistill quickstart --methods scratch --output run
 
 $(READY): pyproject.toml requirements.lock
 	@if command -v uv >/dev/null 2>&1; then \
@@ -37,4 +55,4 @@ lock: $(READY)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(nvidia-|cuda-|triton|pip|setuptools|wheel)' > requirements.lock
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build dist

@@ -30,3 +30,14 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., channel] += 90
                 Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def flat_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 60 training images of it without their labels, half of them two folders deep."""
+    root = tmp_path_factory.mktemp("flat")
+    (root / "more" / "deep").mkdir(parents=True)
+    for number, file in enumerate(sorted((image_folder / "train").rglob("*.png"))):
+        folder = root / "more" / "deep" if number % 2 else root
+        (folder / f"{number:02d}.png").write_bytes(file.read_bytes())
+    return root

@@ -1,18 +1,21 @@
 """What the README shows must run."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import timm
 import torch
 
+import crossdistill
 from crossdistill.cli import VERBS, main
 from crossdistill.testing import SIDE, TINY, staged
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-METHOD, CONTRACT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+LOOP, METHOD, CONTRACT = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -49,6 +52,18 @@ def test_example_method_is_explained_by_its_class(methods: ModuleType, capsys: p
     out = capsys.readouterr().out
     assert out.startswith("Match the pooled features, after a projection.\n")
     assert "of the matching term." in out
+
+
+def test_plain_loop_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "teacher").mkdir(parents=True)
+    weights = Path(crossdistill.__file__).parent / "assets" / "fashion_vit.safetensors"
+    shutil.copy(weights, tmp_path / "runs" / "teacher" / "student.safetensors")
+    batch = torch.rand(2, 3, SIDE, SIDE), torch.tensor([0, 2])
+    exec(LOOP.replace("mobilenetv3_small_100", "test_resnet"), {"timm": timm, "torch": torch, "loader": [batch] * 2})
+    assert len(LOOP.splitlines()) <= 12
+    fresh = timm.create_model("test_resnet", num_classes=10)
+    fresh.load_state_dict(torch.load("student.pt", weights_only=True))
 
 
 def test_every_verb_that_the_readme_calls_exists() -> None:

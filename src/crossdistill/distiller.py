@@ -148,7 +148,8 @@ class Distiller(nn.Module):
         student, teacher = self.run_models(batch, teacher_outputs)
         terms = self.label_terms(student, labels) if labels is not None else {}
         weighted = {name: self.label_weight * term for name, term in terms.items()}
-        return weighted | self.terms(student, teacher, batch)
+        own = self.terms(student, teacher, batch)
+        return weighted | (own if labels is not None else _touch_everything(own, student))
 
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The method's own loss terms: named scalars, weighted.
@@ -178,6 +179,15 @@ class Distiller(nn.Module):
         with torch.no_grad():
             return self.teacher(images)
 
+    def set_progress(self, steps: float, epochs: float) -> None:
+        """Say how far the training is; the loop does, before every step.
+
+        Args:
+            steps: 0 to 1, by the optimiser steps that are behind it.
+            epochs: 0 to 1, by the epochs that are behind it, which is what `progress_unit = "epoch"` goes by.
+        """
+        self.progress.fill_(epochs if self.progress_unit == "epoch" else steps)
+
     def prepare(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Measure what the method must know of the data before training starts.
 
@@ -200,6 +210,16 @@ class Distiller(nn.Module):
             outputs: what it says of the images.
         """
         return {}
+
+    def give_back_models(self) -> None:
+        """Hold the models without owning them, for a method that is part of another one, which has them already.
+
+        They are no submodules then: no parameter is twice in the whole's state dict.
+        """
+        for name in ("student", "teacher"):
+            model = self._modules.pop(name, None)
+            if model is not None:
+                object.__setattr__(self, name, model)
 
     def critic_optimizer(self) -> torch.optim.Optimizer:
         """A new optimiser of the critic's parameters alone."""
@@ -228,6 +248,18 @@ class Distiller(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameter names that take no weight decay: what the student asks for, under its name here."""
         return {f"student.{name}" for name in self.student.no_weight_decay()}
+
+
+def _touch_everything(terms: dict[str, Tensor], student: Outputs) -> dict[str, Tensor]:
+    """The same terms, which reach the whole student: what only labels teach, its head for one, gets zeros as gradient.
+
+    Other processes wait for the gradient of every parameter in every step.
+    """
+    answer = student.logits if student.logits is not None else student.pooled
+    if answer is None or not terms:
+        return terms
+    (name, first), *others = terms.items()
+    return {name: first + 0 * answer.sum(), **dict(others)}
 
 
 def _drop_teacher(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

@@ -25,19 +25,61 @@ def test_methods_lists_all_with_references(capsys: pytest.CaptureFixture[str]) -
     assert "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015, arXiv 1503.02531)" in rows["kd"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "kd+fitnet"])
 def test_a_method_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", name]) == 0
     lines = capsys.readouterr().out.splitlines()
     method = load_method(name)
     title = (sys.modules[method.__module__].__doc__ or "").splitlines()[0]
     assert lines[0] == title
-    for parameter in hyperparameters(method).values():
-        row = next(line for line in lines if line.split()[:1] == [parameter.name])
+    for known, parameter in hyperparameters(method).items():
+        row = next(line for line in lines if line.split()[:1] == [known])
         kind, default = inspect.formatannotation(parameter.annotation), repr(parameter.default)
-        meaning = row.removeprefix(f"  {parameter.name}").strip().removeprefix(kind).strip().removeprefix(default)
-        assert row.split() == [parameter.name, *kind.split(), *default.split(), *meaning.split()]
+        meaning = row.removeprefix(f"  {known}").strip().removeprefix(kind).strip().removeprefix(default)
+        assert row.split() == [known, *kind.split(), *default.split(), *meaning.split()]
         assert len(meaning.split()) >= 3
+
+
+VIT = [
+    "--teacher.kwargs.img_size=28",
+    "--teacher.kwargs.embed_dim=32",
+    "--teacher.kwargs.depth=4",
+    "--teacher.kwargs.num_heads=2",
+]
+
+
+def listed(out: str) -> tuple[set[str], dict[str, str]]:
+    """The methods of the list, and the reasons of those that are not in it."""
+    lines = [line for line in out.splitlines() if line.strip()]
+    reasons = dict(line.removeprefix("not ").split(": ", 1) for line in lines if line.startswith("not "))
+    return {line.split()[0] for line in lines if line.split()[0] in METHODS}, reasons
+
+
+def test_methods_that_fit_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["--fits", "vit_small_patch14_dinov2", "test_resnet", *VIT]
+    assert main(["methods", *pair]) == 0
+    fitting, reasons = listed(capsys.readouterr().out)
+    assert fitting | reasons.keys() == METHODS.keys() and not fitting & reasons.keys()
+    assert {"scratch", "foundation", "fitnet", "rkd"} <= fitting
+    assert "vit_small_patch14_dinov2 has no head" in reasons["kd"]
+    assert "has no attention" in reasons["minilm"]
+    assert main(["methods", *pair, "--no_labels"]) == 0
+    without_labels, more = listed(capsys.readouterr().out)
+    assert without_labels < fitting and more["scratch"] == "it learns from labels"
+    assert "foundation" in without_labels
+
+
+def test_methods_that_learn_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--no_labels"]) == 0
+    found, _ = listed(capsys.readouterr().out)
+    assert found == {name for name in METHODS if not load_method(name).needs.labels}
+
+
+def test_the_list_is_of_models_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--fits", "resnet18", "resnet1"]) == 2
+    assert "resnet1" in capsys.readouterr().err
+    assert main(["methods", "kd", "--no_labels"]) == 2
+    assert "leave the method's name out" in capsys.readouterr().err
 
 
 def test_hyperparameters_of_kd(capsys: pytest.CaptureFixture[str]) -> None:

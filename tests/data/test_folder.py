@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossdistill.data import open_data, open_validation, soundness
+from crossdistill.data import NO_LABEL, EvalLoader, open_data, open_validation, soundness
 from crossdistill.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -51,6 +51,34 @@ def test_images_without_class_folders_are_refused(make_folder: MakeFolder):
     shutil.copytree(root / "train" / "cat", root / "val")
     with pytest.raises(UserError, match="val has no class folders"):
         open_data(str(root))
+
+
+def test_any_folder_is_images_without_labels_where_they_are_allowed(make_folder: MakeFolder, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no image"):
+        open_data(str(tmp_path / "empty"), without_labels=True)
+    root = make_folder(("train",))
+    (root / "train").rename(root / "photos")
+    (root / "photos" / "cat" / "0.jpg").rename(root / "first.jpg")
+    data = open_data(str(root), without_labels=True)
+    assert not data.labelled and data.classes == [] and len(data.validation) == 0
+    assert data.train.names == [
+        "first.jpg",
+        *(f"photos/{name}" for name in ("cat/1.jpg", "cat/2.jpg", "dog/0.jpg", "dog/1.jpg", "dog/2.jpg")),
+    ]
+    assert not data.train.labelled and data.train.labels.tolist() == [NO_LABEL] * 6
+    loader = EvalLoader(data.train, image_size=(8, 8), batch_size=4, device="cpu", workers=0)
+    assert [batch.labels for batch in loader] == [None, None]
+    with pytest.raises(UserError, match="has no train/"):
+        open_data(str(root))
+
+
+def test_a_folder_with_splits_has_labels_whatever_is_allowed(make_folder: MakeFolder):
+    root = make_folder()
+    assert open_data(str(root), without_labels=True).labelled
+    shutil.rmtree(root / "val")
+    with pytest.raises(UserError, match="has no val/"):
+        open_data(str(root), without_labels=True)
 
 
 def test_different_classes_are_named(make_folder: MakeFolder):

@@ -101,6 +101,14 @@ def test_controls_are_rows() -> None:
     assert runs["scratch-same-time"].options.method.name == "scratch"
 
 
+def test_a_row_can_be_several_methods() -> None:
+    study = Study.from_dict({"rows": {"kd+fitnet": {"method.kwargs.fitnet.feature_weight": 2}}, "seeds": 1})
+    method = study.options("pair", study.rows["kd+fitnet"]).method
+    assert method == MethodOptions("kd+fitnet", {"fitnet.feature_weight": 2})
+    assert study.folder("pair", "kd+fitnet", 0) == Path("pair/kd+fitnet/0")
+    assert Study.from_dict(study.to_dict()) == study
+
+
 def test_flags_overrule_every_layer() -> None:
     study = Study.from_dict(STUDY).override(flatten({"epochs": 7, "student": "resnet18"}, ""))
     assert {options.epochs for options in options_of(study, "one").values()} == {7}

@@ -97,6 +97,28 @@ def test_two_processes_equal_one(
     assert json.loads((two / "summary.json").read_text())["devices"] == 2
 
 
+def test_without_labels_every_parameter_takes_part(flat_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    # FitNet reads what comes before the last norm, which nothing but a head would reach.
+    options = tiny_options(
+        flat_folder,
+        tmp_path / "unused",
+        student=ModelOptions("vit_tiny_patch16_224", TINY_VIT),
+        teacher=CNN,
+        method=MethodOptions("fitnet", {"standardize_features": False}),
+        held_out=0.2,
+        max_steps=4,
+        log_every=1,
+        optimizer="sgd",
+        learning_rate=0.1,
+        probe_data=str(image_folder),
+    )
+    one, two = (launch(tmp_path, str(processes), options, processes) for processes in (1, 2))
+    for single, double in zip(metrics(one), metrics(two), strict=True):
+        assert single.keys() == double.keys()
+        if single["kind"] == "train":
+            assert double["loss"] == pytest.approx(single["loss"], rel=1e-4)
+
+
 @pytest.mark.slow
 def test_two_processes_with_a_cache_equal_two_with_the_teacher(image_folder: Path, tmp_path: Path) -> None:
     options = tiny_options(image_folder, tmp_path / "unused", cutmix=1.0, accumulate=2, batch_size=24, epochs=2)

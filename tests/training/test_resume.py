@@ -60,6 +60,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ofd": {"method": MethodOptions("ofd")},
     # Fewer negatives than images, so that they are drawn.
     "crd": {"method": MethodOptions("crd", {"num_negatives": 16}), "repeated_augmentation": 2},
+    # A critic, the last gap and running statistics, and what is remembered of every image, all at once.
+    "cakd+pat+crd": {"method": MethodOptions("cakd+pat+crd", {"cakd.critic_every": 2, "crd": {"num_negatives": 16}})},
     "cskd": {
         "method": MethodOptions("cskd", {"progress_unit": "iteration"}),
         "teacher": ModelOptions("test_resnet", {"output_stride": 8}),
@@ -71,6 +73,7 @@ METHODS: dict[str, dict[str, Any]] = {
 WATCHED = {
     "fbt": {"assistant_top1", "assistant_top1_foreign_front"},
     "pat": {"prompted_teacher_agreement", "prompted_teacher_top1"},
+    "cakd+pat+crd": {"prompted_teacher_agreement", "prompted_teacher_top1"},
     "cskd": {"top1_with_patches"},
     "foundation": {"teacher_cosine"},
 }

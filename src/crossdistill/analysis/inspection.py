@@ -1,6 +1,7 @@
 """A teacher and a student side by side: their stages, and what each method costs for the pair."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossdistill.analysis.timing import seconds_per_step
 from crossdistill.distiller import Distiller
-from crossdistill.errors import UserError
+from crossdistill.errors import UserCaution, UserError
 from crossdistill.methods import build_distiller, load_method
 from crossdistill.models import stem_advice
 from crossdistill.options import MethodOptions
@@ -199,6 +200,32 @@ def inspect_pair(
     )
 
 
+def why_not(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> str:
+    """Why a method does not fit a pair; empty where it does.
+
+    Args:
+        method: its name and hyper-parameters.
+        teacher: is frozen afterwards, as in any distillation.
+        student: stays as it is.
+    """
+    with warnings.catch_warnings():
+        # What a method says of a pair that it takes is told when the pair is trained.
+        warnings.simplefilter("ignore", UserCaution)
+        built = _build(method, teacher, student)
+    return built if isinstance(built, str) else ""
+
+
+def _build(method: MethodOptions, teacher: StagedModel, student: StagedModel) -> Distiller | str:
+    """The method on a copy of the student, or why it does not fit."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            # A method that reads nothing of a teacher is trained without one.
+            needed = teacher if load_method(method.name).needs.teacher else None
+            return build_distiller(method, copy.deepcopy(student), needed, train_size=_TRAIN_SIZE)
+        except UserError as error:
+            return str(error)
+
+
 def price(
     method: MethodOptions, teacher: StagedModel, student: StagedModel, timing: Timing | None = None
 ) -> MethodCost:
@@ -213,13 +240,10 @@ def price(
     Raises:
         UserError: the device has too little memory for a training step.
     """
+    distiller = _build(method, teacher, student)
+    if isinstance(distiller, str):
+        return MethodCost(method.name, refusal=distiller)
     with torch.random.fork_rng(devices=[]):
-        try:
-            # A method that reads nothing of a teacher is trained without one.
-            needed = teacher if load_method(method.name).needs.teacher else None
-            distiller = build_distiller(method, copy.deepcopy(student), needed, train_size=_TRAIN_SIZE)
-        except UserError as error:
-            return MethodCost(method.name, refusal=str(error))
         images = _images(student)
         labels = torch.arange(_BATCH, device=images.device) % student.num_classes
         distiller.to(images.device).train()

@@ -25,7 +25,9 @@ class TrainingStep:
         device = next(student.parameters()).device
         self.distiller = distiller.train()
         self.images = torch.rand(batch_size, 3, *student.image_size, device=device)
-        self.labels = torch.arange(batch_size, device=device) % student.num_classes
+        classes = student.num_classes
+        # A student without a head learns without labels.
+        self.labels = torch.arange(batch_size, device=device) % classes if classes else None
         self.indices = torch.arange(batch_size, device=device)
         with warnings.catch_warnings():
             # What a method says of random images is nothing to tell a user.

@@ -99,6 +99,11 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[0] == "--version":
         print(__version__)
         return
+    if arguments[0] == "--print_completion":
+        from crossdistill.cli.completion import completion
+
+        print(completion("".join(arguments[1:2]), VERBS))
+        return
     verb, *rest = arguments
     if verb not in VERBS:
         raise UserError(f"unknown verb '{verb}'{nearest(verb, VERBS)} (see: crossdistill --help)")
@@ -116,7 +121,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`crossdistill VERB --help` lists a verb's options; `crossdistill --version` prints the version.",
+            "`crossdistill VERB --help` lists a verb's options; `crossdistill --version` prints the version,",
+            "`crossdistill --print_completion bash|zsh|fish` completes it there.",
         ]
     )
 

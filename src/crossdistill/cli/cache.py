@@ -3,8 +3,8 @@
 import dataclasses
 
 from crossdistill.cli.distill import check_models, hide_options, read_options, training_parser
-from crossdistill.errors import UserError, nearest
-from crossdistill.methods import METHODS
+from crossdistill.errors import UserError
+from crossdistill.methods import check_method
 from crossdistill.options import ReportingOptions
 
 
@@ -41,6 +41,5 @@ def _split_methods(arguments: list[str]) -> tuple[list[str], list[str]]:
         end += 1
     further = arguments[start:end]
     for name in further:
-        if name not in METHODS and "." not in name:
-            raise UserError(f"--method: unknown method '{name}'{nearest(name, METHODS)} (see: crossdistill methods)")
+        check_method(name)
     return arguments[:start] + arguments[end:], further

@@ -100,7 +100,7 @@ def _parser() -> ArgumentParser:
     group = parser.add_argument_group("Study", "Options of a run, below, overrule those of the study.")
     group.add_argument("--methods", type=str, nargs="+", help="rows of a study without a file")
     group.add_argument("--seeds", type=int, nargs="+", help="how many, or several: which")
-    group.add_argument("--metric", type=str, help="top1 or top5")
+    group.add_argument("--metric", type=str, help="top1, top5; without labels teacher_cosine or knn_top1")
     group.add_argument(
         "--controls",
         type=str,

@@ -5,9 +5,11 @@ import statistics
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jsonargparse import Namespace
+
 from crossdistill.cli.parsing import make_parser, parse
-from crossdistill.cli.saved import add_model_options, load
-from crossdistill.errors import check_range
+from crossdistill.cli.saved import add_model_options, load, load_teacher
+from crossdistill.errors import UserError, check_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +45,27 @@ def run(arguments: list[str]) -> None:
         action="store_true",
         help="also accuracy with the patch tokens' mean answer beside the heads', as CSKD's authors infer",
     )
+    parser.add_argument(
+        "--probe",
+        nargs="+",
+        choices=["knn", "linear"],
+        default=[],
+        help="instead: what the model represents is worth, without its head, by nearest neighbours or a linear layer; "
+        "takes the training images of --data too",
+    )
+    parser.add_argument(
+        "--with_teacher", action="store_true", help="with --probe, of a run folder: its teacher beside the student"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parse(parser, arguments)
     check_range(at_least=1, batch_size=options.batch_size)
     check_range(at_least=0, workers=options.workers)
+
+    if options.with_teacher and not options.probe:
+        raise UserError("--with_teacher is for --probe: add --probe knn, or leave it out")
+    if options.probe:
+        _probe(options)
+        return
 
     from rich.console import Console
     from rich.progress import track
@@ -79,6 +98,43 @@ def run(arguments: list[str]) -> None:
         print(f"{name:<{width}}{_shown(name, value)}")
     if corrupted:
         _print_corrupted(corrupted)
+
+
+def _probe(options: Namespace) -> None:
+    """Print what the model's representation is worth, and its teacher's."""
+    from crossdistill.data import EvalLoader, open_data
+    from crossdistill.evaluation import knn_answers, linear_answers, represent
+
+    answer = {"knn": knn_answers, "linear": linear_answers}
+    models = {"": load(options, without_head=True)}
+    if options.with_teacher:
+        models["teacher_"] = load_teacher(options)
+    data = open_data(options.data, on_bad_image=options.on_bad_image)
+    result: dict[str, float] = {}
+    for prefix, model in models.items():
+        train, validation = (
+            represent(
+                model,
+                EvalLoader(
+                    source,
+                    image_size=model.image_size,
+                    batch_size=options.batch_size,
+                    device=next(model.parameters()).device,
+                    workers=options.workers,
+                ),
+            )
+            for source in (data.train, data.validation)
+        )
+        for probe in options.probe:
+            right = answer[probe](train, data.train.labels, validation).cpu() == data.validation.labels
+            result[f"{prefix}{probe}_top1"] = 100 * right.float().mean().item()
+    result["images"] = len(data.validation)
+    if options.json:
+        print(json.dumps(result))
+        return
+    width = max(map(len, result)) + 1
+    for name, value in result.items():
+        print(f"{name:<{width}}{_shown(name, value)}")
 
 
 def _with_patches(model: "StagedModel") -> "Callable[[Batch, StagedModel, Outputs], dict[str, Tensor]]":

@@ -7,7 +7,8 @@ it stands for, so that an option means the same in YAML and on the command line,
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,27 @@ def make_parser(verb: str, description: str, usage: str | None = None) -> Argume
     )
 
 
+# Set while a verb is asked for its parser alone.
+_ASKED: ContextVar[bool] = ContextVar("_ASKED", default=False)
+
+
+class _Built(Exception):
+    """Carries a verb's parser out of the verb."""
+
+
+def built_parser(run: Callable[[list[str]], None]) -> ArgumentParser:
+    """The parser that a verb's `run` builds; nothing is parsed and nothing done."""
+    asked = _ASKED.set(True)
+    try:
+        run([])
+    except _Built as built:
+        parser: ArgumentParser = built.args[0]
+        return parser
+    finally:
+        _ASKED.reset(asked)
+    raise AssertionError(f"{run.__module__} parses nothing")
+
+
 def parse(parser: ArgumentParser, arguments: list[str], *, defaults: bool = True) -> Namespace:
     """The parsed arguments.
 
@@ -87,6 +109,8 @@ def parse(parser: ArgumentParser, arguments: list[str], *, defaults: bool = True
     Raises:
         UserError: an unknown option (with the nearest), a value of another type, or an unreadable recipe.
     """
+    if _ASKED.get():
+        raise _Built(parser)
     arguments = expand(parser, arguments)
     try:
         return parser.parse_args(arguments, defaults=defaults)

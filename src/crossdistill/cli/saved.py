@@ -25,8 +25,12 @@ def add_model_options(
     add_accelerator_option(parser)
 
 
-def load(options: Namespace) -> "StagedModel":
+def load(options: Namespace, *, without_head: bool = False) -> "StagedModel":
     """The model of the parsed options, in eval mode, on its device.
+
+    Args:
+        options: with those of `add_model_options`.
+        without_head: take a model that has no classifier, too.
 
     Raises:
         UserError: no such file, a file that does not say what model it holds, a refused size, no such device.
@@ -41,6 +45,36 @@ def load(options: Namespace) -> "StagedModel":
         num_classes=None,
         image_size=height_and_width(options.image_size, "image_size"),
     )
-    if model.num_classes == 0:
-        raise UserError(f"'{options.model}' holds a model without a classifier: give one that was trained on classes")
+    if model.num_classes == 0 and not without_head:
+        raise UserError(
+            f"'{options.model}' holds a model without a classifier: give one that was trained on classes, or see what "
+            "it represents with `crossdistill evaluate --probe knn`"
+        )
     return model.eval().to(find_device(options.accelerator))
+
+
+def load_teacher(options: Namespace) -> "StagedModel":
+    """The teacher of the run folder that the parsed options name, in eval mode, on its device.
+
+    Raises:
+        UserError: it is no run folder, the run had no teacher, or its weights are not there any more.
+    """
+    from crossdistill.models import build_model
+    from crossdistill.options import height_and_width
+    from crossdistill.training.run_folder import RunFolder, load_recipe
+
+    folder = RunFolder(options.model)
+    if not folder.recipe.exists():
+        raise UserError(f"--with_teacher: '{options.model}' is not a run folder, which says what its teacher was")
+    recipe = load_recipe(folder.recipe)
+    if not (recipe.teacher.name or recipe.teacher_weights not in ("none", "pretrained")):
+        raise UserError(f"--with_teacher: the run in '{options.model}' had no teacher: leave it out")
+    teacher = build_model(
+        recipe.teacher,
+        weights=recipe.teacher_weights,
+        num_classes=None,
+        image_size=height_and_width(recipe.teacher_image_size, "teacher_image_size"),
+        stage_ends=recipe.teacher_stages,
+        role="teacher",
+    )
+    return teacher.eval().to(find_device(options.accelerator))

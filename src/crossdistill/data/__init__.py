@@ -6,9 +6,10 @@ from crossdistill.data.holdout import first_of_each_class, hold_out
 from crossdistill.data.images import read_image, to_input
 from crossdistill.data.loaders import Batch, EvalLoader, TrainLoader
 from crossdistill.data.mixup import Mixer
-from crossdistill.data.sources import DatasetSource, FileSource, ImageSource, TensorSource
+from crossdistill.data.sources import NO_LABEL, DatasetSource, FileSource, ImageSource, TensorSource
 
 __all__ = [
+    "NO_LABEL",
     "Batch",
     "DatasetSource",
     "EvalLoader",

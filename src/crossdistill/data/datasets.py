@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossdistill.data.folder import read_folder
+import torch
+
+from crossdistill.data.folder import has_splits, read_folder, read_unlabelled
 from crossdistill.data.functions import is_dotted_path, read_function
 from crossdistill.data.named import NAMED
 from crossdistill.data.paths import is_folder
@@ -20,9 +22,9 @@ class ImageData:
 
     Attributes:
         name: what it was opened as.
-        classes: K class names; labels are positions in this list.
+        classes: K class names; labels are positions in this list. Empty for images without labels.
         train: the training images.
-        validation: the validation images.
+        validation: the validation images; none, of images without labels, until some are held out.
         skipped: files left out because they could not be decoded.
     """
 
@@ -31,6 +33,11 @@ class ImageData:
     train: ImageSource
     validation: ImageSource
     skipped: int = 0
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(self.classes)
 
 
 @dataclass
@@ -50,7 +57,7 @@ class ValidationData:
     skipped: int = 0
 
 
-def open_data(data: str, *, on_bad_image: str = "stop") -> ImageData:
+def open_data(data: str, *, on_bad_image: str = "stop", without_labels: bool = False) -> ImageData:
     """Open a data set to train with, and make sure that every image in it can be decoded.
 
     Args:
@@ -65,12 +72,17 @@ def open_data(data: str, *, on_bad_image: str = "stop") -> ImageData:
             array (H, W, 3) of uint8; and a whole number from 0 to K - 1. Labels are read from `.targets` or `.labels`
             where those list N whole numbers, else from every item once.
         on_bad_image: `stop` or `skip` where a file cannot be decoded; a function's items are never skipped.
+        without_labels: take a folder that has neither `train/` nor `val/` nor `test/` as images without labels,
+            however they are laid out in it.
 
     Raises:
         UserError: there is no such set, folder or function, it is incomplete, it has a single class, its splits have
             different classes, a file cannot be decoded, or a function gives something else. Only some items of a
             function's data sets are read now; a bad one among the others raises when it is read.
     """
+    if without_labels and is_unlabelled_folder(data):
+        images, skipped = read_unlabelled(_expanded(data), on_bad_image)
+        return ImageData(data, [], images, images.subset(torch.arange(0)), skipped)
     splits = _read(data, ("train", "validation"), on_bad_image)
     return ImageData(data, splits.classes, splits.sources["train"], splits.sources["validation"], splits.skipped)
 
@@ -91,6 +103,11 @@ def open_validation(data: str, *, on_bad_image: str = "stop") -> ValidationData:
     """
     splits = _read(data, ("validation",), on_bad_image)
     return ValidationData(data, splits.classes, splits.sources["validation"], splits.skipped)
+
+
+def is_unlabelled_folder(data: str) -> bool:
+    """Whether this is a folder of images without labels: it has neither `train/` nor `val/` nor `test/`."""
+    return bool(data) and data.partition(":")[0] not in NAMED and not has_splits(_expanded(data))
 
 
 def _read(data: str, wanted: tuple[str, ...], on_bad_image: str) -> Splits:

@@ -7,12 +7,29 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from crossdistill.data.paths import image_files, is_folder, readable
 from crossdistill.data.soundness import sound_files
-from crossdistill.data.sources import FileSource
+from crossdistill.data.sources import NO_LABEL, FileSource
 from crossdistill.data.splits import Splits
 from crossdistill.errors import UserError
 
 # Where the images of a split may lie; the first that is there is read.
 _FOLDERS = {"train": ("train",), "validation": ("val", "test")}
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a folder holds splits; True too where there is no such folder."""
+    return not is_folder(root) or any(is_folder(root / name) for names in _FOLDERS.values() for name in names)
+
+
+def read_unlabelled(root: Path, on_bad_image: str) -> tuple[FileSource, int]:
+    """All images in a folder and below it, without labels, and how many were left out.
+
+    Raises:
+        UserError: there is no image, a folder cannot be read, or a file cannot be decoded.
+    """
+    samples, skipped = sound_files([(path, NO_LABEL) for path in image_files(root)], on_bad_image)
+    if not samples:
+        raise UserError(f"{root} has no image ({' '.join(IMG_EXTENSIONS)}): check the path")
+    return FileSource([path for path, _ in samples], torch.full((len(samples),), NO_LABEL), root), skipped
 
 
 def read_folder(root: Path, wanted: tuple[str, ...], on_bad_image: str) -> Splits:

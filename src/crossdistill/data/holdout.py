@@ -23,8 +23,10 @@ def first_of_each_class(data: ImageData, count: int) -> ImageData:
         The data set with another `train`, which keeps the order of the images, and their names.
 
     Raises:
-        UserError: a class has fewer training images.
+        UserError: a class has fewer training images, or the images have no labels.
     """
+    if not data.labelled:
+        raise UserError(f"--images_per_class {count}: {data.name} has no labels: leave it out")
     labels = data.train.labels
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label, name in enumerate(data.classes):
@@ -48,11 +50,14 @@ def hold_out(data: ImageData, share: float, seed: int = SEED) -> ImageData:
 
     Returns:
         The data set with other `train` and `validation`; both keep the order of the training images, and their names.
+        Images without labels count as one class.
 
     Raises:
         UserError: the share is not between 0 and 1, or a class has a single training image.
     """
     check_range(above=0, below=1, held_out=share)
+    if not data.labelled and len(data.train) == 1:
+        raise UserError(f"{data.name} has one image: there is none to hold out")
     labels = data.train.labels
     held = torch.zeros(len(labels), dtype=torch.bool)
     order = draws.permutation(len(labels), seed, 0, draws.HOLD_OUT)

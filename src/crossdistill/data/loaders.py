@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) float32 in [0, 1].
-        labels: (B,) int64 class indices.
+        labels: (B,) int64 class indices; None of images without labels.
         indices: (B,) int64 positions of the images in their source.
     """
 
@@ -89,6 +89,7 @@ class TrainLoader:
             self._plan = BatchPlan()
             self._decoded = start_workers(views, self._plan, options.workers, self.device)
         self.labels = source.labels if self.pixels is None else source.labels.to(self.pixels.device)
+        self.labelled = source.labelled
 
     def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
         """This process's micro-batches of one epoch, in order: `accumulate` for each optimiser step.
@@ -166,7 +167,7 @@ class TrainLoader:
             images = self._crop_and_flip(pixels, keys(draws.CROP), keys(draws.FLIP))
         if self.options.random_erasing:
             images = augment.erase(images, keys(draws.ERASE), self.options.random_erasing)
-        return Batch(images, labels, indices)
+        return _batch(images, labels, indices, self.labelled)
 
     def _crop_and_flip(self, pixels: Tensor, crop_keys: Tensor, flip_keys: Tensor) -> Tensor:
         """What the workers do to other images, on kept ones: (B, 3, h, w) uint8 to (B, 3, H, W) float."""
@@ -196,6 +197,7 @@ class EvalLoader:
     Attributes:
         size: number of images of the whole source.
         indices: (N,) int64, the positions in the source of the images that this process reads.
+        labelled: whether the images have labels; the batches have None for them otherwise.
     """
 
     def __init__(
@@ -215,6 +217,7 @@ class EvalLoader:
         self.size = len(source)
         self.indices = torch.arange(self.size)[rank::world_size]
         self.labels = source.labels[self.indices]
+        self.labelled = source.labelled
         self.batch_size = batch_size
         own = source if world_size == 1 else source.subset(self.indices)
         self.pixels: Tensor | None = None
@@ -248,7 +251,11 @@ class EvalLoader:
             pixels, labels, indices = (
                 memory.send(tensor, self.device) for tensor in (pixels, self.labels[part], self.indices[part])
             )
-            yield Batch(augment.to_float(pixels), labels, indices)
+            yield _batch(augment.to_float(pixels), labels, indices, self.labelled)
+
+
+def _batch(images: Tensor, labels: Tensor, indices: Tensor, labelled: bool) -> Batch:
+    return Batch(images, labels if labelled else None, indices)  # type: ignore[arg-type]
 
 
 class _Images:

@@ -37,14 +37,14 @@ class Mixer:
 
         Args:
             images: (B, 3, H, W); B even where mixing is on.
-            labels: (B,) class indices.
+            labels: (B,) class indices; None where there are none, and stays so.
             step: number of the optimiser step.
 
         Returns:
             images (B, 3, H, W) and labels: (B,) untouched where nothing is on, else (B, K) soft labels.
         """
         if not (self.mixup or self.cutmix):
-            return images, self._soften(labels) if self.label_smoothing else labels
+            return images, self._soften(labels) if self.label_smoothing and labels is not None else labels
         assert len(images) % 2 == 0, "the loader admits only even batches where mixing is on"
         draw = random.Random(seed_of(MIX, self.data_seed, step))
         use_cutmix = draw.random() < 0.5 if self.mixup and self.cutmix else bool(self.cutmix)
@@ -59,6 +59,8 @@ class Mixer:
             share = 1 - (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
         else:
             images = share * images + (1 - share) * partners
+        if labels is None:
+            return images, labels
         labels = self._soften(labels)
         return images, share * labels + (1 - share) * _swap_pairs(labels)
 

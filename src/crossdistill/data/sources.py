@@ -13,12 +13,15 @@ from torchvision.transforms.functional import to_pil_image
 from crossdistill.data.images import read_image
 from crossdistill.data.items import as_image
 
+# In the place of a class index, of images that have none.
+NO_LABEL = -1
+
 
 class ImageSource(ABC):
-    """Labelled images of one split.
+    """Images of one split, with labels or without.
 
     Attributes:
-        labels: (N,) int64 class indices.
+        labels: (N,) int64 class indices; `NO_LABEL` for images without labels, which are all or none.
         pixels: (N, 3, H, W) uint8, where all images are in memory anyway; else None.
     """
 
@@ -27,6 +30,11 @@ class ImageSource(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return not len(self.labels) or int(self.labels[0]) != NO_LABEL
 
     @property
     @abstractmethod

@@ -20,13 +20,13 @@ class DataOptions:
     """The data, and what is done to the images."""
 
     data: str = ""
-    """an image folder with train/ and val/ (or test/), the name of a built-in set, or the dotted path of a function
-    that gives two data sets and the class names."""
+    """an image folder with train/ and val/ (or test/), the name of a built-in set, the dotted path of a function
+    that gives two data sets and the class names, or, for methods that need no labels, any folder of images."""
     images_per_class: PositiveInt | None = None
     """train on the first so many training images of each class; default: on all."""
     held_out: ShareBelowOne = 0.0
     """share of the training images, the same of every class, that is validated on instead of the validation images;
-    for choosing settings."""
+    for choosing settings. Of images without labels: a twentieth, unless said otherwise."""
     data_seed: Seed | None = None
     """of order, augmentation and mixing; default: the seed."""
     on_bad_image: Literal["stop", "skip"] = field(default="stop", metadata=FREE_ON_RESUME)

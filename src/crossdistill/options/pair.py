@@ -22,7 +22,7 @@ class MethodOptions:
     """A distillation method: its name or the dotted path of a `Distiller` class, and its hyper-parameters."""
 
     name: str = "kd"
-    """one of `crossdistill methods`, or a dotted path."""
+    """one of `crossdistill methods`, a dotted path, or several with + between, such as kd+fitnet."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """hyper-parameters, as `crossdistill methods NAME` lists them."""
 

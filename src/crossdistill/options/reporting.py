@@ -16,6 +16,9 @@ class ReportingOptions:
     """go on with the run in `output`."""
     evaluate_every: PositiveInt = 1
     """epochs between evaluations."""
+    probe_data: str = ""
+    """labelled images, as `data`: each evaluation has the accuracy of their nearest neighbours by what the student
+    represents (`knn_top1`); for students whose head is not trained."""
     log_every: PositiveInt = field(default=50, metadata=FREE_ON_RESUME)
     """optimiser steps between log lines; the host waits for the device only then."""
     log_gradient_norms: bool = field(default=False, metadata=FREE_ON_RESUME)

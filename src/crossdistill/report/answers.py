@@ -4,6 +4,7 @@ from typing import Any
 
 from crossdistill.analysis.inspection import duration, short_count
 from crossdistill.study.results import Difference, PairResult, Results, RowResult
+from crossdistill.training.summary import TITLES
 
 
 def leader(pair: PairResult, *, but: str = "") -> RowResult | None:
@@ -89,17 +90,24 @@ def answer_of_run(summary: dict[str, Any], agreement: tuple[float, float | None,
         agreement: with the teacher in percent: of all images, where the teacher is right, where it is wrong.
     """
     images = f"{summary['validation_images']:,} validation images"
+    reached = (
+        f"reaches {summary['top1']:.2f} % top-1" if summary["top1"] is not None else f"comes to {_judged(summary)}"
+    )
     sentences = [
-        f"{summary['student']} reaches {summary['top1']:.2f} % top-1 on {images} of {summary['data']}, trained with "
+        f"{summary['student']} {reached} on {images} of {summary['data']}, trained with "
         f"{summary['method']} for {_counted(summary['epochs'], 'epoch')}."
     ]
+    if summary["top1"] is None:
+        sentences.append("The images have no labels, so that nothing is known of its accuracy on them.")
+    if summary.get("knn_top1") is not None:
+        sentences.append(f"By their nearest neighbours {summary['knn_top1']:.2f} % of the probe's images are right.")
     if summary["teacher_top1"] is not None:
         distance = summary["top1"] - summary["teacher_top1"]
         beside = f"{abs(distance):.2f} points {'above' if distance >= 0 else 'below'} it"
         sentences.append(
             f"Its teacher, {summary['teacher']}, has {summary['teacher_top1']:.2f} %: the student is {beside}."
         )
-    if agreement is not None:
+    if agreement is not None and summary["top1"] is not None:
         every, right, wrong = agreement
         parts = [
             f"{share:.1f} % of those that the teacher gets {word}"
@@ -115,6 +123,11 @@ def answer_of_run(summary: dict[str, Any], agreement: tuple[float, float | None,
         f"{size}. Training took {duration(summary['seconds'])} on {summary['device']}, with {memory} at most."
     )
     return sentences
+
+
+def _judged(summary: dict[str, Any]) -> str:
+    name = summary.get("judged_by")
+    return "no value that was measured" if name is None else f"{summary[name]:.2f} % {TITLES[name]}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -23,8 +23,17 @@ _NEEDED = (
     *("method", "student", "teacher", "data", "device", "epochs", "top1", "teacher_top1"),
     *("student_params", "validation_images", "seconds", "peak_memory_bytes"),
 )
+# What is drawn of the evaluations.
+_CURVES = {
+    "top1": ("top-1", _STUDENT),
+    "agreement": ("agreement with the teacher", _TEACHER),
+    "teacher_cosine": ("cosine to the teacher", 2),
+    "knn_top1": ("top-1 of nearest neighbours", 3),
+}
 _FACTS = (
     ("top1", "top-1, %", "{:.2f}"),
+    ("teacher_cosine", "cosine to the teacher, %", "{:.2f}"),
+    ("knn_top1", "top-1 of nearest neighbours, %", "{:.2f}"),
     ("best_top1", "best top-1 of all evaluations, %", "{:.2f}"),
     ("top5", "top-5, %", "{:.2f}"),
     ("teacher_top1", "the teacher's top-1, %", "{:.2f}"),
@@ -66,9 +75,10 @@ def run_page(folder: RunFolder, *, baseline: RunFolder | None = None, images: bo
         Section("The pair", _pair(summary)),
         Section("Numbers", [judged.facts()]),
         training,
-        Section("Classes and calibration", judged.classes()),
     ]
-    if images:
+    if judged.predictions.labelled:
+        sections.append(Section("Classes and calibration", judged.classes()))
+    if images and judged.predictions.labelled:
         sections.append(Section("Images", judged.images()))
     sections.append(Section("Recipe and versions", _recipe(folder, [summary])))
     page_title = f"{summary['method']}: {summary['student']}"
@@ -91,12 +101,13 @@ def _pair(summary: dict[str, Any]) -> list[Block]:
 
 def _training(metrics: Lines) -> list[Block]:
     blocks: list[Block] = []
-    top1 = curve([metrics], "evaluation", "epoch", "top1")
-    agreed = curve([metrics], "evaluation", "epoch", "agreement")
-    if len(top1) > 1:
-        found = {"top-1": (_STUDENT, top1)} | ({"agreement with the teacher": (_TEACHER, agreed)} if agreed else {})
-        blocks.append(figures.lines("Validation", found, "epoch", "% of the images"))
-    elif top1:
+    every = {said: (number, curve([metrics], "evaluation", "epoch", name)) for name, (said, number) in _CURVES.items()}
+    evaluated = {said: (number, points) for said, (number, points) in every.items() if points}
+    found = {said: (number, points) for said, (number, points) in evaluated.items() if len(points) > 1}
+    if found:
+        unit = "%" if "cosine to the teacher" in found else "% of the images"
+        blocks.append(figures.lines("Validation", found, "epoch", unit))
+    elif evaluated:
         blocks.append(Text(EVALUATED_ONCE))
     terms = {name: curve([metrics], "train", "step", name) for name in ("loss", *term_names(metrics))}
     drawn = {name: points for name, points in terms.items() if len(points) > 1}
@@ -125,13 +136,17 @@ class _Judgement:
         self.summary = summary
         self.predictions = folder.read_predictions()
         self.judged = Judged.of(self.predictions)
-        self.student = _answers(self.predictions)
+        self.student = _answers(self.predictions) if self.predictions.labelled else Answers()
         self.baseline: Predictions | None = None
         self.baseline_name = ""
         if baseline is not None:
             self.baseline = baseline.read_predictions()
             other = _summary(baseline)
             self.baseline_name = f"{other['method']} (seed {other.get('seed')})"
+            if not self.predictions.labelled:
+                raise UserError(
+                    f"--baseline compares accuracies, and {folder.path} was judged on images without labels"
+                )
             if self.baseline.images != self.predictions.images:
                 raise UserError(f"--baseline {baseline.path} was judged on other images than {folder.path}")
 
@@ -160,7 +175,8 @@ class _Judgement:
             for part, word in zip(parts[1:], ("right", "wrong"), strict=True):
                 if part is not None:
                     rows.append([f"agreement where the teacher is {word}, %", f"{part:.2f}"])
-        rows.append(["expected calibration error, %", f"{self._error(self.predictions.student):.2f}"])
+        if self.predictions.labelled:
+            rows.append(["expected calibration error, %", f"{self._error(self.predictions.student):.2f}"])
         rows.append(["peak memory, MiB", f"{self.summary['peak_memory_bytes'] / 2**20:,.0f}"])
         return Table([], rows)
 

@@ -80,7 +80,8 @@ class _PairPage:
             folder = RunFolder(self.folder / run.folder)
             predictions = folder.read_predictions()
             self.judged = Judged.of(predictions, self.judged)
-            answers.add(run.seed, predictions)
+            if predictions.labelled:
+                answers.add(run.seed, predictions)
             self.metrics[row.name].append(folder.read_metrics())
 
     def sections(self, images: bool) -> list[tuple[str, list[Block]]]:
@@ -112,7 +113,12 @@ class _PairPage:
         drawn = [figures.differences(self.pair.rows, baseline) for baseline in baselines]
         blocks += [figure for figure in drawn if figure is not None]
         blocks.append(figures.value_by_time(self.pair.rows, metric))
-        blocks += self._curves("evaluation", "epoch", "top1", "Accuracy during training", "top-1, %")
+        labelled = bool(self.answers[self.shown.name].answers)
+        value, what = (
+            ("top1", "Accuracy") if labelled else (self.results.metric, metric.removesuffix(" %").capitalize())
+        )
+        unit = "top-1, %" if labelled else metric
+        blocks += self._curves("evaluation", "epoch", value, f"{what} during training", unit)
         blocks += self._curves("train", "step", "labels", "Label term, as weighted", "label term of the loss")
         if self.pair.curves:
             blocks.append(self._budget(metric))
@@ -139,6 +145,8 @@ class _PairPage:
     def _classes(self) -> list[Block]:
         assert self.judged is not None
         judged = self.judged
+        if not self.answers[self.shown.name].answers:
+            return []
         bins = {
             row.name: (self.number[row.name], self.answers[row.name].reliability(judged.labels)) for row in self.rows
         }
@@ -167,6 +175,8 @@ class _PairPage:
         """Images that the leading row answers otherwise than scratch of the same seed."""
         assert self.judged is not None
         judged, best = self.judged, self.answers[self.shown.name]
+        if not best.answers:
+            return []
         alike = (row for row in self.rows if row.base == _SCRATCH and row.budget == self.shown.budget)
         row = next((row for row in alike if not row.control), None)
         if row is None or row is self.shown:

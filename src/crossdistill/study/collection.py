@@ -25,7 +25,7 @@ class _Finished:
     summary: dict[str, Any]
     evidence: np.ndarray
     value: float
-    calibration_error: float
+    calibration_error: float | None
     classes: dict[str, float]
     agreement: tuple[float, float | None, float | None] | None
     images: list[str]
@@ -59,13 +59,15 @@ def collect(folder: str | Path) -> Results:
 def _read(run: Run, metric: Metric) -> _Finished:
     predictions = run.folder.read_predictions()
     evidence = metric.evidence(predictions)
-    of_classes = zip(predictions.classes, accuracy_of_classes(predictions).tolist(), strict=True)
+    labelled = predictions.labelled
+    accuracies = accuracy_of_classes(predictions).tolist() if labelled else []
+    of_classes = zip(predictions.classes if labelled else [], accuracies, strict=True)
     return _Finished(
         run,
         run.folder.read_summary(),
         evidence,
         float(metric.value(evidence[:, None])[0]),
-        calibration_error(predictions.student, predictions.labels),
+        calibration_error(predictions.student, predictions.labels) if labelled else None,
         {name: value for name, value in of_classes if value == value},
         agreement(predictions),
         predictions.images,
@@ -142,7 +144,8 @@ def _describe(row: RowResult, runs: list[_Finished], folder: Path) -> None:
     row.mean = means.mean(values)
     row.sd = means.stdev(values) if len(values) > 1 else None
     row.agreement = _agreement([one.agreement for one in runs if one.agreement is not None])
-    row.calibration_error = means.mean(one.calibration_error for one in runs)
+    errors = [one.calibration_error for one in runs if one.calibration_error is not None]
+    row.calibration_error = means.mean(errors) if errors else None
     row.cost = Cost(
         seconds=means.mean(one.summary["seconds"] for one in runs),
         step_seconds=means.median(one.summary["seconds"] / one.summary["steps"] for one in runs),

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from crossdistill.errors import UserError
 from crossdistill.files import lock
-from crossdistill.methods import parse_hyperparameters
+from crossdistill.methods import load_method, parse_hyperparameters
 from crossdistill.study.collection import collect
 from crossdistill.study.engines import Engine, Outcome, one_after_another
-from crossdistill.study.metrics import find_metric
+from crossdistill.study.metrics import WITHOUT_LABELS, find_metric
 from crossdistill.study.progress import Progress
 from crossdistill.study.record import Record, has_record, join, read_record, write_record
 from crossdistill.study.results import Results, save_results
@@ -23,6 +23,7 @@ from crossdistill.study.study import Study
 from crossdistill.study.tables import save_markdown
 from crossdistill.study.tuned_rows import tune_rows
 from crossdistill.study.workers import Workers
+from crossdistill.training.ingredients import check_labels
 from crossdistill.training.run import check_options
 
 _LOCK = ".lock"
@@ -92,6 +93,7 @@ def compare(
         _mend([run for run in runs if run.folder.path.exists()], rerun_damaged)
         inputs = Inputs()
         known = _inputs(wanted, inputs, record, folder)
+        _check_labels(wanted, record.study.metric, inputs)
         done = {run.name for run in runs if is_finished(run, inputs)}
         record.inputs |= known
         lock.take()
@@ -152,6 +154,20 @@ def _check(runs: list[Run]) -> None:
             parse_hyperparameters(run.options.method)
         except UserError as error:
             raise UserError(f"{run.pair}/{run.row.name}: {error}") from error
+
+
+def _check_labels(runs: list[Run], metric: str, inputs: Inputs) -> None:
+    """Refuse rows and a metric that the images do not serve."""
+    for run in {(run.pair, run.row.name): run for run in runs}.values():
+        data = inputs.data(run.options)
+        try:
+            check_labels(data, load_method(run.options.method.name))
+        except UserError as error:
+            raise UserError(f"{run.pair}/{run.row.name}: {error}") from error
+        if metric in ("top1", "top5") and not data.labelled:
+            raise UserError(f"{data.name} has no labels, and the study judges by {metric}: {WITHOUT_LABELS}")
+        if metric == "knn_top1" and not run.options.probe_data:
+            raise UserError(f"{run.pair}/{run.row.name}: --metric knn_top1 is measured on --probe_data: give it")
 
 
 def _mend(runs: list[Run], rerun_damaged: bool) -> None:

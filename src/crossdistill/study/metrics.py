@@ -11,6 +11,7 @@ from crossdistill.training.run_folder import Predictions
 
 # Of equal width, of the expected calibration error.
 CALIBRATION_BINS = 15
+WITHOUT_LABELS = "give --metric teacher_cosine, or --metric knn_top1 with --probe_data"
 
 
 class Metric(Protocol):
@@ -42,6 +43,8 @@ class TopK:
         self.title = f"top-{k} %"
 
     def evidence(self, predictions: Predictions) -> np.ndarray:
+        if not predictions.labelled:
+            raise UserError(f"metric {self.name}: the images have no labels: {WITHOUT_LABELS}")
         if self.k > len(predictions.classes):
             raise UserError(f"metric {self.name}: the data has {len(predictions.classes)} classes")
         best = predictions.student.topk(self.k, dim=1).indices
@@ -51,7 +54,38 @@ class TopK:
         return 100 * evidence.mean(axis=0)
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (TopK(1), TopK(5))}
+class MeanOfValues:
+    """Mean, in percent, of a value that the runs have of each image: what labels are not needed for.
+
+    Args:
+        name: of the value in `Predictions.values`.
+        title: as a table has it.
+        missing: what to do where a run has none.
+    """
+
+    def __init__(self, name: str, title: str, missing: str) -> None:
+        self.name = name
+        self.title = title
+        self._missing = missing
+
+    def evidence(self, predictions: Predictions) -> np.ndarray:
+        if self.name not in predictions.values:
+            raise UserError(f"metric {self.name}: a run has none: {self._missing}")
+        return predictions.values[self.name].double().numpy()
+
+    def value(self, evidence: np.ndarray) -> np.ndarray:
+        return 100 * evidence.mean(axis=0)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        TopK(1),
+        TopK(5),
+        MeanOfValues("teacher_cosine", "cosine to the teacher %", "foundation measures it, other methods do not"),
+        MeanOfValues("knn_top1", "top-1 of nearest neighbours %", "give the runs --probe_data"),
+    )
+}
 
 
 def find_metric(name: str) -> Metric:
@@ -76,12 +110,15 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def agreement(predictions: Predictions) -> tuple[float, float | None, float | None] | None:
     """Share of images in percent on which student and teacher answer alike: of all, where the teacher is right, wrong.
 
-    None without a teacher's answers; a part is None where the teacher is never right, or never wrong.
+    None without a teacher's answers, or where the student has no head; a part is None where the teacher is never right,
+    or never wrong, or nobody knows.
     """
-    if predictions.teacher is None:
+    if predictions.teacher is None or predictions.teacher.shape != predictions.student.shape:
         return None
     teacher = predictions.teacher.argmax(dim=1)
     alike = (predictions.student.argmax(dim=1) == teacher).float()
+    if not predictions.labelled:
+        return _percent(alike) or 0.0, None, None
     right = teacher == predictions.labels
     return _percent(alike) or 0.0, _percent(alike[right]), _percent(alike[~right])
 

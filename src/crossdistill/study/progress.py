@@ -10,6 +10,7 @@ from rich.status import Status
 
 from crossdistill.study.engines import Outcome
 from crossdistill.study.runs import Run
+from crossdistill.training.summary import judgement
 
 _SECONDS = 1.0
 
@@ -63,7 +64,7 @@ class Progress:
         self._ended += 1
         told = f"failed: {outcome.error}"
         if not outcome.error:
-            told = f"top-1 {outcome.summary['top1']:.2f} %, {outcome.summary['seconds']:.0f} s"
+            told = f"{judgement(outcome.summary)}, {outcome.summary['seconds']:.0f} s"
         self._say(f"{self._ended}/{self._total}  {outcome.run.name}  {told}")
         self._after_run()
 

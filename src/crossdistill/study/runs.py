@@ -180,11 +180,7 @@ class Inputs:
             UserError: the data or the teacher cannot be read.
         """
         options = run.options
-        images = str((options.data, options.images_per_class, options.held_out, options.on_bad_image))
-        if images not in self._data:
-            data = open_run_data(options.data, options)
-            self._data[images] = data, f"{fingerprint(data.train)}/{fingerprint(data.validation)}"
-        data, name = self._data[images]
+        images, data, name = self._images(options)
         if run.random_teacher or (run.teacher_row and not Path(options.teacher_weights).exists()):
             return {"data": name, "teacher": None}
         said = (options.teacher, options.teacher_weights, options.teacher_classes, options.teacher_image_size)
@@ -193,6 +189,22 @@ class Inputs:
             teacher = build_teacher(options, data)
             self._teachers[key] = weights_fingerprint(teacher) if teacher is not None else None
         return {"data": name, "teacher": self._teachers[key]}
+
+    def data(self, options: TrainingOptions) -> ImageData:
+        """The images of a run.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        return self._images(options)[1]
+
+    def _images(self, options: TrainingOptions) -> tuple[str, ImageData, str]:
+        """What says which images they are, the images, and their fingerprints."""
+        images = str((options.data, options.images_per_class, options.held_out, options.on_bad_image))
+        if images not in self._data:
+            data = open_run_data(options.data, options)
+            self._data[images] = data, f"{fingerprint(data.train)}/{fingerprint(data.validation)}"
+        return images, *self._data[images]
 
 
 def is_finished(run: Run, inputs: Inputs) -> bool:

@@ -199,6 +199,8 @@ class Search:
         reported = set(stored.intermediate_values)
 
         def report(step: int, total_steps: int, evaluated: dict[str, float]) -> None:
+            if "top1" not in evaluated:
+                raise UserError("a search judges by top-1, and the images have no labels: give labelled ones")
             if not reported:
                 trial.set_user_attr("images", int(evaluated["images"]))
             if step not in reported:

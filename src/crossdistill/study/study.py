@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crossdistill.errors import UserError, nearest
-from crossdistill.methods import METHODS
+from crossdistill.methods import check_method, is_method
 from crossdistill.options import TrainingOptions
 from crossdistill.study.layers import Layer, flatten, merge, nested, to_options, without_arguments
 
@@ -24,7 +24,7 @@ CONTROLS = {
     "self-teacher": "kd",
 }
 _SMOOTHING = 0.1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Study:
         for kind, names in (("pair", self.pairs), ("row", self.rows)):
             for name in names:
                 if not _NAME.fullmatch(name):
-                    raise UserError(f"{where}: {kind} '{name}': give a name of letters, digits, '.', '_' and '-'")
+                    raise UserError(f"{where}: {kind} '{name}': give a name of letters, digits, '.', '+', '_' and '-'")
         for pair_name, pair in self.pairs.items():
             _known(pair.rows, self.rows, f"{where}: pair {pair_name}: rows")
         for row in self.rows.values():
@@ -198,9 +198,10 @@ class Study:
             if twice := {name for name in planned if planned.count(name) > 1}:
                 raise UserError(f"{where}: two rows of {pair_name} would be called '{min(twice)}': rename one")
             for row in rows:
-                if "." not in (method := self.layer(pair_name, row)["method.name"]) and method not in METHODS:
-                    told = f"{nearest(method, METHODS)} (see: crossdistill methods)"
-                    raise UserError(f"{where}: row {row.name}: unknown method '{method}'{told}")
+                try:
+                    check_method(self.layer(pair_name, row)["method.name"])
+                except UserError as error:
+                    raise UserError(f"{where}: row {row.name}: {error}") from error
 
     def override(self, layer: Layer) -> "Study":
         """This study with options that overrule the recipe's, the pairs' and the rows'."""
@@ -240,7 +241,7 @@ class Study:
         changes = self.pairs[pair].rows.get(base, {})
         below = merge(self.recipe, self.pairs[pair].changes)
         # A row that is named as a method is, and names none, has that; others have what lies below them.
-        method = base if base in METHODS else below.get("method.name", base)
+        method = base if is_method(base) else below.get("method.name", base)
         layer = merge(below, {"method.name": row.changes.get("method.name", method)}, row.changes, changes)
         if row.control == "shuffled-teacher":
             if layer["method.name"] != "kd":

@@ -176,6 +176,11 @@ class MethodContract:
         except (TypeError, AttributeError) as error:
             raise AssertionError(f"a step without labels fails; declare Needs(labels=True)? {error}") from error
         assert torch.isfinite(total(terms))
+        for name, values in validated(distiller, images, None).items():
+            assert values.shape == (len(images),), f"without labels the metric {name} is not one value per image"
+        total(terms).backward()
+        for name, parameter in distiller.named_parameters():
+            assert parameter.grad is not None or not parameter.requires_grad, f"without labels no term reaches {name}"
         assert terms.keys() == step_terms(distiller, images, labels).keys() - of_labels.keys()
 
     def test_a_batch_of_one(self) -> None:
@@ -327,7 +332,9 @@ class MethodContract:
         for name, range_ in self.method.ranges.items():
             default = arguments[name].default
             # Where it is None the method decides, by its variant for one, and keeps it under the argument's name.
-            value = getattr(built, name) if default is None else default
+            part, _, own = name.rpartition(".")
+            owner = built.get_submodule(f"parts.{part}") if part else built
+            value = getattr(owner, own) if default is None else default
             assert range_.holds(value), f"the default of {name}, {value}, is outside of {range_}"
         for end in (0, 1):
             ends: dict[str, Any] = {name: range_.ends[end] for name, range_ in self.method.ranges.items()}
@@ -360,12 +367,14 @@ def seeded_terms(distiller: nn.Module, images: Tensor, labels: Tensor | None, **
 
 
 @torch.no_grad()
-def validated(distiller: Distiller, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def validated(distiller: Distiller, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     """The validation metrics of a batch, asked for as the training loop asks."""
     with eval_mode(distiller.student):
         outputs = distiller.student(images)
         return distiller.validation_metrics(
-            Batch(images, labels, torch.arange(len(images))), distiller.student, outputs
+            Batch(images, labels, torch.arange(len(images))),  # type: ignore[arg-type]
+            distiller.student,
+            outputs,
         )
 
 

@@ -1,5 +1,6 @@
 """What a run is made of: its data, its models and its batches, as the options say."""
 
+import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 
@@ -14,38 +15,70 @@ from crossdistill.data import (
     open_data,
 )
 from crossdistill.data.memory import sample_sizes
+from crossdistill.distiller import Distiller
+from crossdistill.errors import UserError
+from crossdistill.evaluation import Probe
+from crossdistill.methods import METHODS, load_method
+from crossdistill.methods.catalogue import read_entry
 from crossdistill.models import build_model
 from crossdistill.options import DataOptions, PairOptions, TrainingOptions, height_and_width
 from crossdistill.staged import StagedModel
 
 # Evaluation keeps no gradients, so it can take larger batches than training.
 _EVALUATION_BATCH = 256
+# Share of images without labels that is validated on, where nothing is said of it.
+_HELD_OUT_WITHOUT_LABELS = 0.05
 
 
 def open_run_data(name: str, options: DataOptions) -> ImageData:
-    """The data of a run, with its held-out images where it has some."""
-    return chosen_images(open_data(name, on_bad_image=options.on_bad_image), options)
+    """The data of a run, with its held-out images where it has some; of images without labels there are always some."""
+    return chosen_images(open_data(name, on_bad_image=options.on_bad_image, without_labels=True), options)
 
 
 def chosen_images(data: ImageData, options: DataOptions) -> ImageData:
     """The part of a data set that a run trains on, and what it validates on."""
     if options.images_per_class is not None:
         data = first_of_each_class(data, options.images_per_class)
-    return hold_out(data, options.held_out) if options.held_out else data
+    share = options.held_out or (0.0 if data.labelled else _HELD_OUT_WITHOUT_LABELS)
+    return hold_out(data, share) if share else data
+
+
+def check_labels(data: ImageData, method: type[Distiller]) -> None:
+    """Refuse a method that does not go with images without labels, and say which do.
+
+    Raises:
+        UserError: as said.
+    """
+    if data.labelled or not method.needs.labels:
+        return
+    fitting = [name for name, path in METHODS.items() if not read_entry(path).needs.get("labels")]
+    raise UserError(
+        f"{method.__name__} learns from labels, and {data.name} has none (no train/ and val/ with a folder per class): "
+        f"give labelled images, or a method that needs none: {', '.join(fitting)}"
+    )
 
 
 def build_models(options: PairOptions, data: ImageData) -> tuple[StagedModel, StagedModel | None]:
-    """The student, whose size is that of the batches, and the teacher where one is given."""
-    return build_student(options, data), build_teacher(options, data)
+    """The student, whose size is that of the batches, and the teacher where one is given.
+
+    Without labels a student has the teacher's classes where the method reads its logits, else no head.
+    """
+    if data.labelled:
+        return build_student(options, data, len(data.classes)), build_teacher(options, data)
+    # A student begins alike whatever the teacher.
+    with torch.random.fork_rng(devices=[]):
+        teacher = build_teacher(options, data)
+    reads_logits = load_method(options.method.name).needs.student & {"logits", "head_logits"}
+    return build_student(options, data, teacher.num_classes if teacher is not None and reads_logits else 0), teacher
 
 
-def build_student(options: PairOptions, data: ImageData) -> StagedModel:
-    """The student, whose size is that of the batches."""
+def build_student(options: PairOptions, data: ImageData, num_classes: int) -> StagedModel:
+    """The student."""
     return build_model(
         options.student,
         weights=options.student_weights,
         new_head=options.student_new_head,
-        num_classes=len(data.classes),
+        num_classes=num_classes,
         image_size=_image_size(options, data),
         stage_ends=options.student_stages,
         stem_stride=options.stem_stride,
@@ -55,12 +88,14 @@ def build_student(options: PairOptions, data: ImageData) -> StagedModel:
 
 def build_teacher(options: PairOptions, data: ImageData | ValidationData) -> StagedModel | None:
     """The teacher, where one is given."""
+    if options.teacher_classes and not data.labelled:
+        raise UserError(f"--teacher_classes maps the classes of the data, and {data.name} has none: leave it out")
     if not (options.teacher.name or options.teacher_weights not in ("none", "pretrained")):
         return None
     return build_model(
         options.teacher,
         weights=options.teacher_weights,
-        num_classes=None if options.teacher_classes else len(data.classes),
+        num_classes=None if options.teacher_classes or not data.labelled else len(data.classes),
         image_size=height_and_width(options.teacher_image_size, "teacher_image_size"),
         stage_ends=options.teacher_stages,
         role="teacher",
@@ -95,6 +130,22 @@ def make_loaders(
         cache_images=options.cache_images,
     )
     return train, validation
+
+
+def make_probe(options: TrainingOptions, student: StagedModel, fabric: Fabric) -> Probe | None:
+    """The labelled images of `--probe_data` for this process; None where there are none."""
+    if not options.probe_data:
+        return None
+    return Probe(
+        open_data(options.probe_data, on_bad_image=options.on_bad_image),
+        image_size=student.image_size,
+        batch_size=_EVALUATION_BATCH,
+        device=fabric.device,
+        workers=options.workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        cache_images=options.cache_images,
+    )
 
 
 def make_mixer(options: TrainingOptions, data: ImageData) -> Mixer:

@@ -56,8 +56,8 @@ def check_teacher(
 
     It is shown a fixed random choice of the validation images first, at the size of the student's batches, as in
     training, then the others. Near chance means within three standard errors of the best constant answer, which is the
-    share of the most frequent validation class. A teacher without a head is not asked; a method that needs its logits
-    refuses it.
+    share of the most frequent validation class; of images without labels nobody knows. A teacher without a head is not
+    asked; a method that needs its logits refuses it.
 
     Args:
         teacher: from `build_model`.
@@ -104,7 +104,7 @@ def check_teacher(
     if report.logits is None:
         report.logits = empty_logits(teacher, validation.size)
         predict(teacher, validation.at(checked), report.logits)
-    if images and (card.head_trained or reads_logits):
+    if images and data.labelled and (card.head_trained or reads_logits):
         right, count = _right(report.logits, data, validation.indices[checked])
         chance = data.validation.labels.bincount().max().item() / len(data.validation)
         accuracy = right / count
@@ -189,7 +189,7 @@ def _right(logits: Tensor, data: ImageData, indices: Tensor) -> tuple[int, int]:
 
 
 def _check_classes(teacher: StagedModel, data: ImageData) -> None:
-    if teacher.num_classes == 0:
+    if teacher.num_classes == 0 or not data.labelled:
         return
     if teacher.num_classes != len(data.classes):
         raise UserError(

@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crossdistill.data import ImageData
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserCaution, UserError
-from crossdistill.evaluation import empty_logits, predict
-from crossdistill.methods import build_distiller, parse_hyperparameters
+from crossdistill.methods import build_distiller, load_method, parse_hyperparameters
 from crossdistill.models import save_model, stem_advice
 from crossdistill.options import (
     DeviceOptions,
@@ -29,9 +28,11 @@ from crossdistill.training.caching import check_cache_options, fill, open_cache
 from crossdistill.training.devices import forget_peak_memory, make_fabric, over_processes
 from crossdistill.training.ingredients import (
     build_models,
+    check_labels,
     chosen_images,
     make_loaders,
     make_mixer,
+    make_probe,
     open_run_data,
     warn_of_enlarging,
 )
@@ -81,6 +82,7 @@ def distill(
     data = open_run_data(options.data, options)
     if data.skipped:
         console.print(f"skipped {data.skipped} images that cannot be decoded")
+    check_labels(data, load_method(options.method.name))
     fabric = make_fabric(options.part(DeviceOptions))
     seed_everything(options.seed)
     student, teacher = build_models(options.part(PairOptions), data)
@@ -90,6 +92,7 @@ def distill(
         console.print(advice, soft_wrap=True)
     seed_everything(options.seed)
     distiller = build_distiller(options.method, student, teacher, train_size=len(data.train))
+    _say_without_labels(data, distiller, options, console)
     return _train(fabric, distiller, data, options, console, on_evaluation)
 
 
@@ -146,6 +149,7 @@ def _train(
         options.part(OptimizationOptions),
         options.part(ReportingOptions),
     )
+    check_labels(data, type(distiller))
     _check_single_images(optimization, distiller, fabric.world_size)
     fabric.launch()
     forget_peak_memory(fabric.device)
@@ -167,8 +171,10 @@ def _train(
             known=cache.validation_logits() if cache is not None else None,
             judge=not options.resume,
         )
-    if teacher_logits is not None:
+    answers = None
+    if teacher_logits is not None and teacher_logits.shape[1] == student.num_classes:
         answers = teacher_logits.argmax(dim=1)
+    if answers is not None and data.labelled:
         teacher_top1 = 100 * (answers.cpu() == data.validation.labels).float().mean().item()
     if cache is not None and options.teacher_cache_fill:
         fill(cache, options, fabric, console, teacher_logits)
@@ -185,9 +191,10 @@ def _train(
         optimization=optimization,
         devices=options.part(DeviceOptions),
         reporting=reporting,
-        teacher_answers=answers if teacher_logits is not None else None,
+        teacher_answers=answers,
         cached_outputs=cache.answers() if cache is not None else None,
         on_evaluation=on_evaluation,
+        probe=make_probe(options, student, fabric),
     )
     seed_everything(options.seed + fabric.global_rank)
     resumed = options.resume and trainer.resume()
@@ -211,17 +218,36 @@ def _train(
     logits = trainer.logits
     if logits is None:
         # Killed after the last evaluation, whose numbers are in the checkpoint.
-        logits = empty_logits(student, validation.size)
-        predict(trainer.result.eval(), validation, logits)
+        logits = trainer.ask_again()
     logits = over_processes(fabric, logits, "sum")
+    values = {name: over_processes(fabric, value, "sum") for name, value in trainer.values.items()}
+    if trainer.probe is not None:
+        values["knn_top1"] = trainer.probe.right
     summary = summarise(options, data, trainer, teacher_top1)
     if fabric.global_rank == 0:
-        save_model(trainer.result, folder.student, classes=data.classes)
-        folder.write_predictions(data, student=logits, teacher=teacher_logits)
+        classes = data.classes
+        if student.num_classes and not classes and teacher is not None:
+            classes = teacher.card.classes or []
+        save_model(trainer.result, folder.student, classes=classes or None)
+        folder.write_predictions(data, student=logits, teacher=teacher_logits, values=values, classes=classes)
         folder.write_summary(summary)
         print_summary(console, summary, folder)
     fabric.barrier()
     return summary
+
+
+def _say_without_labels(data: ImageData, distiller: Distiller, options: TrainingOptions, console: Console) -> None:
+    """What a user may not expect of images without labels."""
+    if data.labelled:
+        return
+    student = distiller.student
+    held_out = "" if options.held_out else " (--held_out)"
+    console.print(
+        f"{data.name}: images without labels, {len(data.train):,} to train on and {len(data.validation):,} held "
+        f"out{held_out}; the student "
+        + (f"has the teacher's {student.num_classes} classes" if student.num_classes else "has no head"),
+        soft_wrap=True,
+    )
 
 
 def _choose_memory_format(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from crossdistill.data import ImageData
+from crossdistill.data import NO_LABEL, ImageData
 from crossdistill.errors import UserError
 from crossdistill.files import written_whole
 from crossdistill.options import TrainingOptions
+
+_VALUE = "value."
 
 
 @dataclasses.dataclass
@@ -28,6 +30,7 @@ class Predictions:
         labels: (N,) int64.
         images: N names.
         classes: K names.
+        values: further values by image: the method's validation metrics (N,), and `knn_top1` of the probe's images.
     """
 
     student: Tensor
@@ -35,6 +38,12 @@ class Predictions:
     labels: Tensor
     images: list[str]
     classes: list[str]
+    values: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool((self.labels != NO_LABEL).all())
 
 
 class RunFolder:
@@ -116,16 +125,26 @@ class RunFolder:
         recipe = dataclasses.asdict(options) | {"resume": False}
         write_atomically(self.recipe, yaml.safe_dump(recipe, sort_keys=False))
 
-    def write_predictions(self, data: ImageData, *, student: Tensor, teacher: Tensor | None) -> None:
+    def write_predictions(
+        self,
+        data: ImageData,
+        *,
+        student: Tensor,
+        teacher: Tensor | None,
+        values: Mapping[str, Tensor],
+        classes: list[str],
+    ) -> None:
         """Record what the models say of each validation image, for statistics over images.
 
         `student` and `teacher` (N, K) float32 logits, `labels` (N,) int64; the metadata has one JSON object with the
-        names of the `images` and of the `classes`. A teacher without a head says nothing.
+        names of the `images` and of the `classes`. A teacher without a head says nothing, a student without one has
+        K = 0. `value.<name>` are the further values. Images without labels have `NO_LABEL`.
         """
         tensors = {"student": student, "labels": data.validation.labels}
         if teacher is not None:
             tensors["teacher"] = teacher
-        names = json.dumps({"images": data.validation.names, "classes": data.classes})
+        tensors |= {f"{_VALUE}{name}": tensor for name, tensor in values.items()}
+        names = json.dumps({"images": data.validation.names, "classes": classes})
         content = safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, {"crossdistill": names})
         with written_whole(self.predictions) as beside:
             beside.write_bytes(content)
@@ -141,7 +160,12 @@ class RunFolder:
             with safetensors.safe_open(self.predictions, framework="pt") as opened:
                 names = json.loads(opened.metadata()["crossdistill"])
             return Predictions(
-                tensors["student"], tensors.get("teacher"), tensors["labels"], names["images"], names["classes"]
+                tensors["student"],
+                tensors.get("teacher"),
+                tensors["labels"],
+                names["images"],
+                names["classes"],
+                {name.removeprefix(_VALUE): tensor for name, tensor in tensors.items() if name.startswith(_VALUE)},
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.predictions} is missing or damaged ({' '.join(str(error).split())})") from error

@@ -13,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch.optim import Optimizer
 
 from crossdistill.distiller import Distiller
+from crossdistill.evaluation import headline
 from crossdistill.training.terms import TermSums
 
 
@@ -41,7 +42,8 @@ class TrainState:
 
     Attributes:
         step: optimiser steps taken.
-        best_top1: best top-1 accuracy at an evaluation, in percent.
+        best: the highest at an evaluation, in percent, of what the run is judged by (`evaluation.HEADLINES`); None
+            before, and where nothing judges.
         seconds: spent training.
         last_evaluation: of the end of the training; empty before.
         terms: sums of the loss terms since the last report.
@@ -62,7 +64,7 @@ class TrainState:
         self.ema = ema
         self.precision = precision
         self.step = 0
-        self.best_top1 = 0.0
+        self.best: float | None = None
         self.seconds = 0.0
         self.last_evaluation: dict[str, float] = {}
         self.terms = TermSums()
@@ -73,7 +75,7 @@ class TrainState:
         critic = self.distiller.critic
         shared = {
             "step": self.step,
-            "best_top1": self.best_top1,
+            "best": self.best,
             "seconds": self.seconds,
             "last_evaluation": self.last_evaluation,
             "summed_steps": self.terms.steps,
@@ -106,7 +108,7 @@ class TrainState:
         if self.precision is not None:
             self.precision.load_state_dict(shared["precision"])
         self.step = shared["step"]
-        self.best_top1 = shared["best_top1"]
+        self.best = shared["best"]
         self.seconds = shared["seconds"]
         self.last_evaluation = shared["last_evaluation"]
         device = next(self.distiller.student.parameters()).device
@@ -114,6 +116,12 @@ class TrainState:
         self.terms.weights = rank["weights"]
         self.terms.steps = shared["summed_steps"]
         set_random_states(rank["random"])
+
+    def take(self, evaluated: dict[str, float]) -> None:
+        """Remember an evaluation, where it is the best."""
+        name = headline(evaluated)
+        if name is not None:
+            self.best = evaluated[name] if self.best is None else max(self.best, evaluated[name])
 
     def is_finite(self) -> bool:
         """Whether no weight of the student is a NaN or an infinity."""

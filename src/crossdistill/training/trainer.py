@@ -15,7 +15,7 @@ from crossdistill.cache import Answers
 from crossdistill.data import Batch, EvalLoader, Mixer, TrainLoader
 from crossdistill.distiller import Distiller
 from crossdistill.errors import DivergenceError, UserError
-from crossdistill.evaluation import empty_logits, evaluate
+from crossdistill.evaluation import Probe, empty_logits, evaluate
 from crossdistill.options import DeviceOptions, OptimizationOptions, ReportingOptions
 from crossdistill.staged import StagedModel
 from crossdistill.training.checkpoint import CheckpointWriter, latest_checkpoint, read_checkpoint
@@ -47,11 +47,13 @@ class Trainer:
         teacher_answers: (N,) the teacher's class of each validation image, or None.
         cached_outputs: the teacher's outputs for each micro-batch, where they are known; else the teacher runs.
         on_evaluation: told the values of each evaluation.
+        probe: labelled images that tell at each evaluation what the student's representation is worth.
 
     Attributes:
         state: what a checkpoint holds.
         logits: (N, K) float32, what `result` says of the validation images at the end of the training, zeros where
             another process has the image; None before.
+        values: (N,) float32 each, the method's validation metrics of the images, as `logits`.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Trainer:
         teacher_answers: Tensor | None = None,
         cached_outputs: Answers | None = None,
         on_evaluation: OnEvaluation | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self.fabric = fabric
+        self.probe = probe
         self.optimization = optimization
         self.devices = devices
         self.reporting = reporting
@@ -85,6 +89,7 @@ class Trainer:
         self.log: RunLog | None = None
 
         self.logits: Tensor | None = None
+        self.values: dict[str, Tensor] = {}
 
         self.total_steps = total_steps(optimization, train.steps_per_epoch)
         self._interrupted = False
@@ -134,6 +139,21 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
+    def ask_again(self) -> Tensor:
+        """What `result` says of this process's validation images, as `logits`; fills `values` too."""
+        logits = empty_logits(self.result, self.validation.size)
+        evaluate(
+            self.result,
+            self.validation,
+            further=self.distiller.validation_metrics,
+            logits=logits,
+            values=self.values,
+            labelled=self.validation.labelled,
+        )
+        if self.probe is not None:
+            self.probe.top1(self.result)
+        return logits
+
     def resume(self) -> bool:
         """Take up the run's latest checkpoint; False where there is none yet."""
         path = latest_checkpoint(self.folder.checkpoints)
@@ -182,7 +202,8 @@ class Trainer:
 
     def train_step(self, epoch: int, batches: Iterator[Batch]) -> None:
         """One optimiser step of the student, the critic's where it is due, and a report at the end of an interval."""
-        self._set_progress(epoch)
+        begun = epoch * self.train.steps_per_epoch
+        self.distiller.set_progress(self.state.step / self.total_steps, begun / self.total_steps)
         rate = self.schedule.set(self.state.step)
         norms = self._optimise(batches)
         self.state.step += 1
@@ -225,12 +246,6 @@ class Trainer:
         self.state.terms.steps += 1
         return norms
 
-    def _set_progress(self, epoch: int) -> None:
-        if self.distiller.progress_unit == "epoch":
-            self.distiller.progress.fill_(epoch * self.train.steps_per_epoch / self.total_steps)
-        else:
-            self.distiller.progress.fill_(self.state.step / self.total_steps)
-
     def _means(self) -> dict[str, float]:
         """Mean of each term since the last report.
 
@@ -267,14 +282,19 @@ class Trainer:
         self._share_buffers()
         ended = self.state.step == self.total_steps
         logits = empty_logits(self.result, self.validation.size) if ended else None
+        self.values = {}
         result = evaluate(
             self.result,
             self.validation,
             teacher_answers=self.teacher_answers,
             further=self.distiller.validation_metrics,
             logits=logits,
+            values=self.values,
+            labelled=self.validation.labelled,
         )
-        self.state.best_top1 = max(self.state.best_top1, result["top1"])
+        if self.probe is not None:
+            result["knn_top1"] = self.probe.top1(self.result)
+        self.state.take(result)
         if ended:
             self.state.last_evaluation, self.logits = result, logits
         if self.log is not None:

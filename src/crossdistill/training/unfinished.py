@@ -19,7 +19,7 @@ def load_unfinished(folder: RunFolder, recipe: TrainingOptions, data: ImageData)
     Args:
         folder: of the run.
         recipe: of the run.
-        data: that it is trained on; its classes and the size of its images count.
+        data: that it is trained on, with labels; its classes and the size of its images count.
 
     Returns:
         The model, in eval mode, and which weights it has, in words ("of step 120 (moving average)").
@@ -34,12 +34,18 @@ def load_unfinished(folder: RunFolder, recipe: TrainingOptions, data: ImageData)
     if pair.student_weights == "pretrained":
         # They are replaced anyway.
         pair = replace(pair, student_weights="none")
-    student = build_student(pair, data)
+    student = build_student(pair, data, len(data.classes))
     shared = read_checkpoint(checkpoint, rank=0)["shared"]
     averaged = bool(shared["ema"])
     state = shared["ema"] or {
         name.removeprefix(_STUDENT): tensor for name, tensor in shared["distiller"].items() if name.startswith(_STUDENT)
     }
-    student.load_state_dict(state)
+    try:
+        student.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"the checkpoint {checkpoint} is not of the student that the recipe describes for {data.name}: give the "
+            "--data that it is trained on"
+        ) from error
     student.card = replace(student.card, classes=data.classes, head_trained=True, weights=str(checkpoint))
     return student.eval(), f"of step {shared['step']}" + (" (moving average)" if averaged else "")

@@ -197,15 +197,16 @@ class PAT(Distiller):
         """
         if not self.prompts:
             return {}
-        with eval_mode(self):
+        # A method that is part of another one does not own the student.
+        with eval_mode(self), eval_mode(self.student):
             clean = self.teach(batch.images)
             aligned = self._align(self.student(batch.images)) if self.feedback == "current" else {}
             _, logits = self._prompted_teacher(batch.images, clean, self._feedback(aligned, clean, cycle=True))
         answers = logits.argmax(dim=1)
-        return {
-            "prompted_teacher_agreement": answers == clean.logits.argmax(dim=1),
-            "prompted_teacher_top1": answers == batch.labels,
-        }
+        metrics = {"prompted_teacher_agreement": answers == clean.logits.argmax(dim=1)}
+        if batch.labels is not None:
+            metrics["prompted_teacher_top1"] = answers == batch.labels
+        return metrics
 
     def _align(self, student: Outputs) -> dict[int, Tensor]:
         """A_i of equations (1) and (2), by the stage of the teacher that it is matched with."""

@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _make_quick(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("crossdistill.export.export.measure", measured_here)
+    patch.setattr("crossdistill.export.assess.measure", measured_here)
     for name, value in (("_SECONDS", 0.0), ("_FEWEST", 2), ("_WARM_UP", 0)):
         patch.setattr(measure, name, value)
 

@@ -24,9 +24,8 @@ def test_the_card_has_every_form(exported: tuple[ExportCard, Path]) -> None:
     assert json.loads((output / "card.json").read_text())["classes"] == CLASSES == card.classes
     student = card.row("student").judgement
     for row in card.rows[1:]:
-        assert set(row.sha256) == {
-            file.name for file in (output / row.path).parent.iterdir() if file.name in row.sha256
-        }
+        folder = output / row.path if row.name == "timm" else (output / row.path).parent
+        assert row.sha256 and all(sha256(folder / name) == digest for name, digest in row.sha256.items())
         assert row.judgement.images == 24
         assert set(row.measurement.median_ms) == {1, 32}
         assert row.parameters == card.row("student").parameters > 0 and row.macs > 0

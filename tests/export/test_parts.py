@@ -117,15 +117,15 @@ def test_the_hub_is_asked_only_for_what_it_can_take(tmp_path: Path, monkeypatch:
 
 
 def test_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossdistill.export import backend
+    from crossdistill.export import BACKENDS
     from crossdistill.export.torch_export import TorchExport
 
-    monkeypatch.setattr("crossdistill.export.doctor.BACKENDS", {"torch": backend.BACKENDS["torch"]})
+    monkeypatch.setattr("crossdistill.export.doctor.BACKENDS", {"torch": BACKENDS["torch"]})
     [found] = examine()
     assert (found.backend, found.state) == ("torch", "works") and found.said.startswith("torch ")
     monkeypatch.setattr(TorchExport, "missing", lambda *_, **__: "torch")
     assert examine()[0].said == "torch: pip install torch"
     monkeypatch.undo()
-    monkeypatch.setattr("crossdistill.export.doctor.BACKENDS", {"torch": backend.BACKENDS["torch"]})
+    monkeypatch.setattr("crossdistill.export.doctor.BACKENDS", {"torch": BACKENDS["torch"]})
     monkeypatch.setattr(TorchExport, "write", lambda *_: 1 / 0)
     assert (examine()[0].state, examine()[0].said) == ("fails", "ZeroDivisionError: division by zero")

@@ -4,9 +4,8 @@ import json
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.errors import UserError
+from crossdistill.export import BACKENDS
 from crossdistill.options.values import NonNegativeFloat, PositiveInt, Seed
-
-_BACKENDS = ("timm", "onnx", "openvino", "executorch", "torch")
 
 
 def run(arguments: list[str]) -> None:
@@ -23,7 +22,7 @@ def run(arguments: list[str]) -> None:
         default="",
         help="run folder, also of a run that was stopped, or a weights file that this program wrote",
     )
-    parser.add_argument("--to", nargs="+", choices=_BACKENDS, default=["onnx"], help="formats")
+    parser.add_argument("--to", nargs="+", choices=list(BACKENDS), default=["onnx"], help="formats")
     parser.add_argument("--output", type=str, default="", help="the folder to make")
     parser.add_argument(
         "--data", type=str | None, default=None, help="what to judge on; default: what the run was trained on"

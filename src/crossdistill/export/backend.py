@@ -1,4 +1,4 @@
-"""What a backend of `export` does, and the table of those that there are."""
+"""What a backend of `export` does."""
 
 import importlib.util
 import re
@@ -12,20 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from crossdistill.errors import UserError, nearest
+from crossdistill.export import BACKENDS
 from crossdistill.export.description import Description
 from crossdistill.imports import import_object
 
 if TYPE_CHECKING:
     from crossdistill.staged import StagedModel
 
-# Nothing is imported until a backend is asked for.
-BACKENDS: dict[str, str] = {
-    "timm": "crossdistill.export.timm_folder.TimmFolder",
-    "onnx": "crossdistill.export.onnx.Onnx",
-    "openvino": "crossdistill.export.openvino.OpenVino",
-    "executorch": "crossdistill.export.executorch.ExecuTorch",
-    "torch": "crossdistill.export.torch_export.TorchExport",
-}
 # What opens a file, by its ending.
 _OPENS = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch", ".pt2": "torch"}
 # An operator of torch, as exporters name it.
@@ -53,11 +46,13 @@ class Backend(ABC):
     Class attributes:
         name: as in `--to`.
         modules: what must be importable, by the name of its distribution.
-        install: the command that installs that.
+        int8_modules: what `write_int8` needs beside.
+        install: the command that installs all that.
     """
 
     name: ClassVar[str]
     modules: ClassVar[dict[str, str]]
+    int8_modules: ClassVar[dict[str, str]] = {}
     install: ClassVar[str]
 
     def missing(self, *, int8: bool = False) -> str:
@@ -69,9 +64,6 @@ class Backend(ABC):
         """Raises a `UserError` with the command that installs what is missing."""
         if missing := self.missing(int8=int8):
             raise UserError(f"the backend {self.name} needs {missing}, not installed here: {self.install}")
-
-    # Beside `modules`, for `write_int8`.
-    int8_modules: ClassVar[dict[str, str]] = {}
 
     def versions(self) -> str:
         """Names and versions of what is installed of it."""

@@ -150,7 +150,7 @@ def _cells(row: CardRow) -> list[str]:
         f"{judged.top1:.2f}",
         f"{judged.student_agreement:.2f}",
         "-" if judged.teacher_agreement is None else f"{judged.teacher_agreement:.2f}",
-        f"{judged.relative_difference:.1e}",
+        "-" if row.name == "teacher" else f"{judged.relative_difference:.1e}",
         *(f"{measured.median_ms[batch]:.2f} / {measured.p95_ms[batch]:.2f}" for batch in BATCHES),
         f"{measured.peak_memory_bytes / 1e6:.0f}",
         row.runtime,

@@ -1,12 +1,15 @@
 """Which backends work on this machine: found out by a tiny model that goes through each of them."""
 
+import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from crossdistill.export.backend import BACKENDS, Backend, load_backend
+from crossdistill.export import BACKENDS
+from crossdistill.export.backend import Backend, load_backend
 from crossdistill.export.description import Description
 from crossdistill.export.pytorch import open_weights
 from crossdistill.models import build_model, save_model
@@ -46,7 +49,8 @@ def _examine(backend: Backend, student: StagedModel) -> Finding:
     images = np.random.default_rng(0).random((3, 3, _SIDE, _SIDE), dtype=np.float32)
     description = Description(student.name, student.image_size, ["one", "other"])
     try:
-        with tempfile.TemporaryDirectory() as name:
+        # On the standard output it would stand among the findings.
+        with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
             folder = Path(name)
             own = folder / backend.name
             own.mkdir()

@@ -52,8 +52,8 @@ class TimmFolder(Backend):
         }
         settings = {
             "label_names": description.classes,
-            # Where the weights of this name are from is nothing to say of these.
-            "pretrained_cfg": {"tag": KEY},
+            # Where timm's own weights of this name are from, and their licence, is nothing to say of these.
+            "pretrained_cfg": {"tag": KEY, "license": None},
             KEY: json.loads(description.to_json()),
         }
         # What the student was made with that timm may not have recorded.

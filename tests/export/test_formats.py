@@ -31,7 +31,7 @@ def test_onnx_in_plain_onnxruntime(exported: tuple[ExportCard, Path], student: S
         session = onnxruntime.InferenceSession(str(output / "onnx" / name), providers=["CPUExecutionProvider"])
         metadata = session.get_modelmeta().custom_metadata_map
         assert json.loads(metadata["class_names"]) == CLASSES
-        assert "Normalisation with mean [0.485, 0.456, 0.406]" in metadata["input"]
+        assert f"Normalisation with mean {list(student.card.mean)}" in metadata["input"]
         assert session.get_inputs()[0].shape[1:] == [3, 32, 32]
         images = random_images(3)
         answers = session.run(["logits"], {"images": images})[0]

@@ -20,10 +20,15 @@ _BATCH = 16
 
 
 def holds_detector(path: str) -> bool:
-    """Whether a run folder or a weights file holds a detector."""
-    from crossdistill.models import read_weights, weights_file
+    """Whether a run folder or a weights file that this program wrote holds a detector."""
+    from crossdistill.models import weights_file
+    from crossdistill.models.weights import card_of
 
-    _, card = read_weights(weights_file(path))
+    try:
+        card = card_of(weights_file(path))
+    except UserError:
+        # Whoever opens it says what is wrong with it.
+        return False
     return card is not None and card.detector is not None
 
 

@@ -61,7 +61,7 @@ def build_model(
     if new_head and held.state is None:
         raise UserError(f"--{role}_new_head is for weights from a file, and --{role}_weights is '{weights}'")
     if held.card is not None and held.card.detector is not None:
-        raise UserError(f"'{weights}' holds a detector: add --task detection, or read it with load_detector")
+        raise UserError(f"'{weights}' holds a detector: add --task detection, or load it with load_detector")
     name, kwargs = agreed_identity(options, held, role)
     check_name(name)
     dotted = is_dotted_path(name)

@@ -72,6 +72,16 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard | None]
     return state, card
 
 
+def card_of(path: str | Path) -> ModelCard | None:
+    """The card of a file that `save_model` wrote, without its tensors; None of any other file, whatever it is."""
+    try:
+        with safetensors.safe_open(Path(path).expanduser(), framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_METADATA_KEY)
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return None if text is None else ModelCard.from_json(text)
+
+
 def _unreadable(file: Path, error: Exception) -> str:
     blocked = re.search(r"Unsupported globals: (.+?)\. No automatic", str(error))
     if blocked:

@@ -8,7 +8,7 @@ import crossdistill
 PACKAGE = Path(crossdistill.__file__).parent
 # From the ground up; the rooms of one floor know nothing of each other.
 FLOORS = (
-    {"errors", "files"},
+    {"errors", "files", "process"},
     {"imports", "names", "ranges"},
     {"options"},
     {"staged"},
@@ -18,7 +18,7 @@ FLOORS = (
     {"functional", "evaluation", "cache"},
     {"training"},
     {"analysis"},
-    {"study"},
+    {"study", "export"},
     {"report"},
     # At the top, so that nothing imports them: `testing` wants pytest, which an installed package need not have.
     {"cli", "testing"},

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,28 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Where to write a folder's content: a new folder, to be renamed to its place at the end.
+
+    After an error nothing is left of it, nor of the folders above it that were not there.
+
+    Args:
+        path: is not there yet, or is an empty folder.
+    """
+    nearest = next(parent for parent in path.absolute().parents if parent.is_dir())
+    beside = nearest / f".{path.name}.{os.getpid()}"
+    beside.mkdir()
+    try:
+        yield beside
+        if path.is_dir():
+            path.rmdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def lock(file: TextIO, *, wait: bool) -> bool:

@@ -137,8 +137,8 @@ def test_a_run_is_timed_without_its_data_and_weights(small: dict[str, Any]) -> N
 
 
 def test_a_recipe_says_what_is_not_at_its_default(small: dict[str, Any]) -> None:
-    of_row = {"method": "kd", "teacher_weights": "row:scratch"}
-    study = Study.from_dict(small | {"rows": {"scratch": None, "self": of_row}})
+    rows = {"scratch": None, "self": {"method": "kd", "teacher_weights": "row:scratch"}}
+    study = Study.from_dict(small | {"rows": rows})
     recipe = study.recipe_of("pair", study.rows["scratch"])
     assert recipe["method"] == "scratch" and recipe["student"] == "test_resnet" and "accumulate" not in recipe
     with pytest.raises(UserError, match="pair/self: no recipe can say teacher_weights: row:scratch"):

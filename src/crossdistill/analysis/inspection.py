@@ -190,8 +190,8 @@ def inspect_pair(
     for name in methods:
         load_method(name)
     return Inspection(
-        teacher=_summarise(teacher),
-        student=_summarise(student),
+        teacher=summarise_model(teacher),
+        student=summarise_model(student),
         pairs=pair_stages(teacher.stages, student.stages),
         methods=[price(MethodOptions(name), teacher, student, timing) for name in methods],
         timing=timing,
@@ -271,7 +271,8 @@ def pair_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[tupl
     return list(zip(padded(teacher), padded(student), strict=True))
 
 
-def _summarise(model: StagedModel) -> ModelSummary:
+def summarise_model(model: StagedModel) -> ModelSummary:
+    """Its size, cost and licence; the mode that it is in stays."""
     images = _images(model)
     with eval_mode(model):
         macs = _macs(lambda: model(images))

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("crossdistill.cli.report", "one HTML page about a run or a study"),
     "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),
     "predict": ("crossdistill.cli.predict", "classes of image files and of folders of them"),
+    "export": ("crossdistill.cli.export", "a student for ONNX, OpenVINO, timm and others, judged and measured there"),
     "inspect": ("crossdistill.cli.inspect", "a teacher and a student side by side, and what each method costs"),
     "analyze": ("crossdistill.cli.analyze", "what the stages of two models have in common, and where they look"),
     "rank": ("crossdistill.cli.rank", "candidate teachers side by side, before any training"),

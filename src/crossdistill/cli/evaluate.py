@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from crossdistill.data import Batch, ValidationData
+    from crossdistill.data import Batch
     from crossdistill.staged import Outputs, StagedModel
 
 
@@ -71,11 +71,11 @@ def run(arguments: list[str]) -> None:
     from rich.progress import track
 
     from crossdistill.data import EvalLoader, open_validation
-    from crossdistill.evaluation import corrupted_top1, evaluate
+    from crossdistill.evaluation import check_classes, corrupted_top1, evaluate
 
     model = load(options)
     data = open_validation(options.data, on_bad_image=options.on_bad_image)
-    _check_classes(options.model, model, data)
+    check_classes(options.model, model, data)
     loader = EvalLoader(
         data.images,
         image_size=model.image_size,
@@ -161,22 +161,6 @@ def _print_corrupted(corrupted: dict[str, list[float]]) -> None:
     for name, values in rows:
         table.add_row(name, *(f"{value:.2f}" for value in (*values, statistics.mean(values))))
     show(table)
-
-
-def _check_classes(file: str, model: "StagedModel", data: "ValidationData") -> None:
-    """An accuracy means something only where output k and label k are the same class."""
-    if model.num_classes != len(data.classes):
-        raise UserError(
-            f"'{file}' tells {model.num_classes} classes apart, {data.name} has {len(data.classes)}: "
-            "give --data with the classes that it was trained on"
-        )
-    known = model.card.classes or data.classes
-    for index, (ours, theirs) in enumerate(zip(known, data.classes, strict=True)):
-        if ours != theirs:
-            raise UserError(
-                f"class {index} is '{ours}' in '{file}' and '{theirs}' in {data.name}: "
-                "give --data with the classes that it was trained on"
-            )
 
 
 def _shown(name: str, value: float) -> str:

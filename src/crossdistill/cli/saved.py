@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from crossdistill.staged import StagedModel
 
 
-def add_model_options(parser: ArgumentParser) -> None:
-    """The model, the size of its input and the device."""
-    parser.add_argument("model", type=str, help="run folder, or a weights file that this program wrote")
+def add_model_options(
+    parser: ArgumentParser, model: str = "run folder, or a weights file that this program wrote"
+) -> None:
+    """The model, the size of its input and the device; `model` is what `--help` says of the first."""
+    parser.add_argument("model", type=str, help=model)
     parser.add_argument(
         "--image_size",
         type=int | list[int] | None,

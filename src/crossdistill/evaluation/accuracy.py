@@ -9,7 +9,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from crossdistill.data import Batch
+from crossdistill.data import Batch, ImageData, ValidationData
+from crossdistill.errors import UserError
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.staged.modes import eval_mode
 
@@ -99,6 +100,31 @@ def predict(model: StagedModel, batches: Iterable[Batch], logits: Tensor) -> Non
         said = model(batch.images).logits
         if said is not None:
             logits[batch.indices] = said.float()
+
+
+def check_classes(file: str, model: StagedModel, data: ImageData | ValidationData) -> None:
+    """An accuracy means something only where output k and label k are the same class.
+
+    Args:
+        file: where the model is from, for messages.
+        model: whose outputs they are.
+        data: whose labels they are.
+
+    Raises:
+        UserError: their number differs, or a name where the model knows names.
+    """
+    if model.num_classes != len(data.classes):
+        raise UserError(
+            f"'{file}' tells {model.num_classes} classes apart, {data.name} has {len(data.classes)}: "
+            "give --data with the classes that it was trained on"
+        )
+    known = model.card.classes or data.classes
+    for index, (ours, theirs) in enumerate(zip(known, data.classes, strict=True)):
+        if ours != theirs:
+            raise UserError(
+                f"class {index} is '{ours}' in '{file}' and '{theirs}' in {data.name}: "
+                "give --data with the classes that it was trained on"
+            )
 
 
 def empty_logits(model: StagedModel, size: int) -> Tensor:

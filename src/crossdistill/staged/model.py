@@ -1,5 +1,6 @@
 """`StagedModel`: one way to look at every image classifier."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -216,6 +217,15 @@ class StagedModel(nn.Module):
         self._hooks = [tap.attach(self.model.get_submodule(path)) for path, tap in taps]
         # Not the final map: there, what a later module made of it is what gets pooled.
         recorder.copied = {key for key, path in maps if path in plan.overwritten and key != "final"}
+
+    def bare_module(self) -> nn.Module:
+        """A copy of `model` without the hooks, in the mode that it is in: for whoever traces its forward."""
+        for handle in self._hooks:
+            handle.remove()
+        try:
+            return copy.deepcopy(self.model)
+        finally:
+            self.attach_hooks()
 
     def prepare_images(self, images: Tensor) -> Tensor:
         """Resize images in [0, 1] to the model's size, where they differ, and normalise them for it."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crossdistill.errors import UserError
 from crossdistill.options import DeviceOptions
+from crossdistill.process import peak_memory_of_process
 
 
 class _Autocast(MixedPrecision):
@@ -77,12 +78,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the device where it counts them, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Of this program alone: what `getrusage` reports begins at the peak of the process that started it.
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
-    import resource
-
-    # macOS reports bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory_of_process()

@@ -4,7 +4,16 @@ import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from crossdistill.data import EvalLoader, ImageData, Mixer, TrainLoader, first_of_each_class, hold_out, open_data
+from crossdistill.data import (
+    EvalLoader,
+    ImageData,
+    Mixer,
+    TrainLoader,
+    ValidationData,
+    first_of_each_class,
+    hold_out,
+    open_data,
+)
 from crossdistill.data.memory import sample_sizes
 from crossdistill.distiller import Distiller
 from crossdistill.errors import UserError
@@ -77,7 +86,7 @@ def build_student(options: PairOptions, data: ImageData, num_classes: int) -> St
     )
 
 
-def build_teacher(options: PairOptions, data: ImageData) -> StagedModel | None:
+def build_teacher(options: PairOptions, data: ImageData | ValidationData) -> StagedModel | None:
     """The teacher, where one is given."""
     if options.teacher_classes and not data.labelled:
         raise UserError(f"--teacher_classes maps the classes of the data, and {data.name} has none: leave it out")

@@ -26,7 +26,7 @@ class Distillation(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
         # What fades in or out over the training goes by this; most methods do not read it.
-        self.distiller.progress.fill_(self.global_step / self.trainer.estimated_stepping_batches)
+        self.distiller.set_progress(self.global_step / self.trainer.estimated_stepping_batches)
         terms = self.distiller(images, labels)
         self.log_dict(terms)
         return torch.stack(list(terms.values())).sum()

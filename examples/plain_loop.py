@@ -28,7 +28,7 @@ def main() -> None:
     for epoch in range(arguments.epochs):
         for step, (images, labels) in enumerate(loader):
             # What fades in or out over the training goes by this; most methods do not read it.
-            distiller.progress.fill_((epoch * len(loader) + step) / (arguments.epochs * len(loader)))
+            distiller.set_progress((epoch * len(loader) + step) / (arguments.epochs * len(loader)))
             loss = sum(distiller(images, labels).values())
             optimizer.zero_grad()
             loss.backward()

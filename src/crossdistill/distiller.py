@@ -179,14 +179,15 @@ class Distiller(nn.Module):
         with torch.no_grad():
             return self.teacher(images)
 
-    def set_progress(self, steps: float, epochs: float) -> None:
+    def set_progress(self, steps: float, epochs: float | None = None) -> None:
         """Say how far the training is; the loop does, before every step.
 
         Args:
             steps: 0 to 1, by the optimiser steps that are behind it.
-            epochs: 0 to 1, by the epochs that are behind it, which is what `progress_unit = "epoch"` goes by.
+            epochs: 0 to 1, by the epochs that are behind it, which is what `progress_unit = "epoch"` goes by; default:
+                as `steps`.
         """
-        self.progress.fill_(epochs if self.progress_unit == "epoch" else steps)
+        self.progress.fill_(epochs if self.progress_unit == "epoch" and epochs is not None else steps)
 
     def prepare(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """Measure what the method must know of the data before training starts.

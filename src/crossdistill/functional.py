@@ -1,5 +1,7 @@
 """The methods' equations as pure functions of tensors; each stands in its method's file."""
 
+from crossdistill.methods.ab import ab_loss
+from crossdistill.methods.afd import afd_loss
 from crossdistill.methods.at import at_loss
 from crossdistill.methods.cakd.cakd import cakd_loss
 from crossdistill.methods.cc import cc_loss
@@ -26,6 +28,8 @@ from crossdistill.methods.vid import vid_loss
 from crossdistill.methods.vkd import vkd_loss
 
 __all__ = [
+    "ab_loss",
+    "afd_loss",
     "at_loss",
     "cakd_loss",
     "cc_loss",

@@ -55,7 +55,7 @@ def test_images_without_class_folders_are_refused(make_folder: MakeFolder):
 
 def test_any_folder_is_images_without_labels_where_they_are_allowed(make_folder: MakeFolder, tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="has no image"):
+    with pytest.raises(UserError, match="has no train/, nor any image"):
         open_data(str(tmp_path / "empty"), without_labels=True)
     root = make_folder(("train",))
     (root / "train").rename(root / "photos")

@@ -27,6 +27,9 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "vid": {},
     "reviewkd": {},
     "ofd": {},
+    "afd": {},
+    # Boundaries and labels together: alone, the first steps leave the head without a loss.
+    "ab": {"hyperparameters": {"initialization": 1.0}},
     "scalekd": {
         # Teachers whose last map has more than one position.
         "models": TINY | WIDE,

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("crossdistill.cli.train", "train a model alone: a teacher, or the scratch baseline"),
     "compare": ("crossdistill.cli.compare", "methods x seeds under one recipe, and whether the difference is noise"),
     "studies": ("crossdistill.cli.studies", "the studies that ship with the package"),
+    "recipes": ("crossdistill.cli.recipes", "the published experiments that ship with the package"),
     "tune": ("crossdistill.cli.tune", "choose hyper-parameters on held-out training images"),
     "report": ("crossdistill.cli.report", "one HTML page about a run or a study"),
     "evaluate": ("crossdistill.cli.evaluate", "accuracy of a saved model on a data set"),

@@ -56,6 +56,11 @@ class ValidationData:
     images: ImageSource
     skipped: int = 0
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels: a model is judged on no others."""
+        return True
+
 
 def open_data(data: str, *, on_bad_image: str = "stop", without_labels: bool = False) -> ImageData:
     """Open a data set to train with, and make sure that every image in it can be decoded.

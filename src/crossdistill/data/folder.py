@@ -28,7 +28,7 @@ def read_unlabelled(root: Path, on_bad_image: str) -> tuple[FileSource, int]:
     """
     samples, skipped = sound_files([(path, NO_LABEL) for path in image_files(root)], on_bad_image)
     if not samples:
-        raise UserError(f"{root} has no image ({' '.join(IMG_EXTENSIONS)}): check the path")
+        raise UserError(f"{root} has no train/, nor any image ({' '.join(IMG_EXTENSIONS)}): check the path")
     return FileSource([path for path, _ in samples], torch.full((len(samples),), NO_LABEL), root), skipped
 
 

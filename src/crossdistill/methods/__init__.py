@@ -36,6 +36,8 @@ METHODS: dict[str, str] = {
     "vid": "crossdistill.methods.vid.VID",
     "reviewkd": "crossdistill.methods.reviewkd.ReviewKD",
     "ofd": "crossdistill.methods.ofd.OFD",
+    "afd": "crossdistill.methods.afd.AFD",
+    "ab": "crossdistill.methods.ab.AB",
     "scalekd": "crossdistill.methods.scalekd.ScaleKD",
     "rsd": "crossdistill.methods.rsd.RSD",
     "vkd": "crossdistill.methods.vkd.VkD",

@@ -28,7 +28,7 @@ from crossdistill.ranges import Range
 from crossdistill.staged import Outputs, StagedModel
 
 # Positions of the smallest map that the weight was made for, ImageNet's last.
-_SMALLEST_GRID = 7 * 7
+SMALLEST_GRID = 7 * 7
 
 
 @in_float32
@@ -76,6 +76,6 @@ class AT(Distiller):
     def terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         terms = {}
         for number, (ours, theirs) in zip(self.alignment.numbers, self.alignment(student, teacher), strict=True):
-            weight = self.feature_weight * min(1.0, ours[0, 0].numel() / _SMALLEST_GRID)
+            weight = self.feature_weight * min(1.0, ours[0, 0].numel() / SMALLEST_GRID)
             terms[f"stage{number}"] = weight * at_loss(ours, theirs)
         return terms

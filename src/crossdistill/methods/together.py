@@ -100,7 +100,7 @@ class Together(Distiller):
             self.critic_batch = self._part(self._adversary).critic_batch
         return terms
 
-    def set_progress(self, steps: float, epochs: float) -> None:
+    def set_progress(self, steps: float, epochs: float | None = None) -> None:
         super().set_progress(steps, epochs)
         for part in self._each():
             part.set_progress(steps, epochs)

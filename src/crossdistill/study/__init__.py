@@ -10,6 +10,7 @@ _LAZY = {
     "compare": "comparison",
     "load_results": "results",
     "read_study": "files",
+    "shipped_recipes": "files",
     "shipped_studies": "files",
 }
 
@@ -21,6 +22,7 @@ __all__ = [
     "compare",
     "load_results",
     "read_study",
+    "shipped_recipes",
     "shipped_studies",
 ]
 

@@ -53,6 +53,10 @@ def collect(folder: str | Path) -> Results:
         if there:
             results.pairs.append(_pair(record, pair, there, folder, metric))
     results.notes = _notes(list(finished.values()))
+    if study.published is not None and study.published.top1:
+        results.notes.append(
+            f"published numbers: {study.published.source}; what is not sure about them is in study.yaml, under doubts"
+        )
     return results
 
 
@@ -108,6 +112,8 @@ def _pair(record: Record, pair: str, there: list[_Finished], folder: Path, metri
                 found.differences.append(difference)
         suffix = f"-x{row.budget:g}" if row.budget != 1 else ""
         found.class_changes = _class_changes(runs, by_row.get(f"scratch{suffix}", []), row.name)
+        if study.published is not None and metric.name == "top1":
+            found.published = study.published.of(pair, row.name)
         found.note = _note(record, pair, found)
         result.rows.append(found)
     _correct(result.rows)

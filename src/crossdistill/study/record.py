@@ -109,6 +109,7 @@ def join(there: Study, wanted: Study, folder: Path) -> Study:
         controls=tuple(dict.fromkeys((*there.controls, *wanted.controls))),
         budget=tuple(dict.fromkeys((*there.budget, *wanted.budget))),
         folders=there.folders,
+        published=wanted.published or there.published,
     )
     for (pair, name), row in known.items():
         after = {one.name: one for one in joined.rows_of(pair)}

@@ -118,6 +118,7 @@ class RowResult:
         calibration_error: expected, in percent, mean over seeds; None without runs.
         class_changes: by class, points of top-1 over the scratch row, mean over seeds; empty for scratch itself.
         cost: None without runs.
+        published: the metric as a publication has it, in percent; None where it says nothing.
         note: what one must know of it.
     """
 
@@ -136,6 +137,7 @@ class RowResult:
     calibration_error: float | None = None
     class_changes: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
+    published: float | None = None
     note: str = ""
 
     def difference(self, baseline: str) -> Difference | None:

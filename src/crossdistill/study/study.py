@@ -1,7 +1,6 @@
 """A study as data: which pairs, rows and seeds, under which recipe. Nothing here imports torch."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ from typing import Any
 from crossdistill.errors import UserError, nearest
 from crossdistill.methods import check_method, is_method
 from crossdistill.options import TrainingOptions
-from crossdistill.study.layers import Layer, flatten, merge, nested, to_options, without_arguments
+from crossdistill.study.fields import Pair, Row, laid_over, read_fields
+from crossdistill.study.layers import GROUPS, Layer, merge, nested, to_options, without_arguments
+from crossdistill.study.published import Published
 
 # What a pair is called where a study has one and names none.
 PAIR = "pair"
@@ -25,40 +26,6 @@ CONTROLS = {
 }
 _SMOOTHING = 0.1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table.
-
-    Attributes:
-        name: the row's, and that of its folder.
-        changes: what it changes in the pair's recipe.
-        only: the pairs that have it; None: all.
-        control: the control that it is; "" for none.
-        budget: factor on the steps.
-        base: name of the row that it is a control or another budget of; its own for others.
-    """
-
-    name: str
-    changes: Layer = field(default_factory=dict)
-    only: tuple[str, ...] | None = None
-    control: str = ""
-    budget: float = 1.0
-    base: str = ""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A teacher and a student with what depends on them.
-
-    Attributes:
-        changes: what the pair changes in the study's recipe.
-        rows: what it changes in rows, by name.
-    """
-
-    changes: Layer = field(default_factory=dict)
-    rows: dict[str, Layer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +47,7 @@ class Study:
         share_teacher: whether what a teacher says of a seed's images is computed once, for all rows that read only its
             logits or pooled vectors.
         tune_search: names of what is searched; empty: all that a method has ranges for, and the optimiser's.
+        published: what a publication says of these runs; None: nothing.
     """
 
     question: str = ""
@@ -95,6 +63,7 @@ class Study:
     tune_trials: int = 0
     tune_search: tuple[str, ...] = ()
     share_teacher: bool = False
+    published: Published | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "the study") -> "Study":
@@ -107,32 +76,23 @@ class Study:
         Raises:
             UserError: an unknown field, a wrong value, no rows, or a control without its row.
         """
+        return cls.from_layers([(values, where)])
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[tuple[dict[str, Any], str]]) -> "Study":
+        """From the plain values of a study and of what it is based on.
+
+        Args:
+            layers: fields, and where they stand, for errors; a later one overrules.
+
+        Raises:
+            UserError: as `from_dict`.
+        """
         names = [one.name for one in dataclasses.fields(cls)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"{where}: unknown field '{name}'{nearest(str(name), names)}")
-        given = {name: value for name, value in values.items() if value is not None}
-        for name in ("question", "metric", "folders"):
-            if name in given:
-                given[name] = str(given[name])
-        if "seeds" in given:
-            given["seeds"] = _seeds(given["seeds"], where)
-        if "recipe" in given:
-            given["recipe"] = flatten(given["recipe"], f"{where}: recipe")
-        if "rows" in given:
-            given["rows"] = _rows(given["rows"], where)
-        if "pairs" in given:
-            given["pairs"] = _pairs(given["pairs"], where)
-        if "tune_trials" in given and (type(given["tune_trials"]) is not int or given["tune_trials"] < 0):
-            raise UserError(f"{where}: tune_trials: give a number of trials, got '{given['tune_trials']}'")
-        if not isinstance(given.get("share_teacher", False), bool):
-            raise UserError(f"{where}: share_teacher: give true or false, got '{given['share_teacher']}'")
-        for name in ("controls", "baselines", "tune_search"):
-            if name in given:
-                given[name] = tuple(map(str, _list(given[name], f"{where}: {name}")))
-        if "budget" in given:
-            given["budget"] = _budget(given["budget"], where)
-        study = cls(**given)
+        fields: dict[str, Any] = {}
+        for values, where in layers:
+            fields = laid_over(fields, read_fields(values, names, where))
+        study = cls(**fields)
         study.check(where)
         return study
 
@@ -159,6 +119,7 @@ class Study:
             "tune_trials": self.tune_trials,
             "tune_search": list(self.tune_search),
             "share_teacher": self.share_teacher,
+            "published": None if self.published is None else self.published.to_dict(),
         }
         always = ("metric", "seeds", "recipe", "pairs", "rows")
         default = Study()
@@ -188,6 +149,11 @@ class Study:
             _known(pair.rows, self.rows, f"{where}: pair {pair_name}: rows")
         for row in self.rows.values():
             _known(row.only or (), self.pairs, f"{where}: row {row.name}: only")
+        if self.published is not None:
+            _known((*self.published.top1, *self.published.teachers), self.pairs, f"{where}: published")
+            for pair_name, numbers in self.published.top1.items():
+                rows_there = [row.name for row in self.rows.values() if row.only is None or pair_name in row.only]
+                _known(numbers, rows_there, f"{where}: published: top1: {pair_name}")
         _known(self.controls, CONTROLS, f"{where}: controls")
         for control in self.controls:
             if CONTROLS[control] not in self.rows:
@@ -269,6 +235,24 @@ class Study:
         options.seed = options.data_seed = seed
         return options
 
+    def recipe_of(self, pair: str, row: Row, seed: int = 0) -> dict[str, Any]:
+        """The options of a run that are not at their defaults, by name, as `distill --config` takes them.
+
+        Raises:
+            UserError: what only a study can say of a run: a teacher that another run makes.
+        """
+        options, default = dataclasses.asdict(self.options(pair, row, seed)), dataclasses.asdict(TrainingOptions())
+        weights = options["teacher_weights"]
+        if weights == "random" or weights.startswith(("row:", "asset:")):
+            raise UserError(
+                f"{pair}/{row.name}: no recipe can say teacher_weights: {weights}; `compare` makes this run"
+            )
+        changed = {name: value for name, value in options.items() if value != default[name] or name == "method"}
+        for name in GROUPS:
+            if name in changed and not changed[name]["kwargs"]:
+                changed[name] = changed[name]["name"]
+        return changed
+
     def folder(self, pair: str, row: str, seed: int) -> Path:
         """The folder of a run within that of the study."""
         return Path(self.folders.format(pair=pair, row=row, seed=seed))
@@ -303,56 +287,6 @@ def _control(row: Row, control: str) -> Row:
     return dataclasses.replace(
         row, name=f"{row.name}-{control}", changes=row.changes | changes, control=control, base=row.name
     )
-
-
-def _rows(values: Any, where: str) -> dict[str, Row]:
-    if isinstance(values, list):
-        values = dict.fromkeys(values)
-    if not isinstance(values, dict) or not values:
-        raise UserError(f"{where}: rows: name at least one method, such as [scratch, kd]")
-    rows = {}
-    for name, changes in values.items():
-        changes = {"method": changes} if isinstance(changes, str) else dict(changes or {})
-        only = changes.pop("only", None)
-        if only is not None:
-            only = tuple(map(str, _list(only, f"{where}: row {name}: only")))
-        rows[str(name)] = Row(str(name), flatten(changes, f"{where}: row {name}"), only)
-    return rows
-
-
-def _pairs(values: Any, where: str) -> dict[str, Pair]:
-    if not isinstance(values, dict) or not values:
-        raise UserError(f"{where}: pairs: name at least one, such as `vit-cnn: {{student: resnet18, ...}}`")
-    pairs = {}
-    for name, changes in values.items():
-        changes = dict(changes or {})
-        rows = changes.pop("rows", None) or {}
-        own = {str(row): flatten(layer, f"{where}: pair {name}: row {row}") for row, layer in rows.items()}
-        pairs[str(name)] = Pair(flatten(changes, f"{where}: pair {name}"), own)
-    return pairs
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    """A number of seeds, which begin with 0, or the seeds."""
-    seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(seeds, list | tuple) or any(not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise UserError(f"{where}: seeds: give a number of seeds or a list of them, got '{value}'")
-    if not seeds:
-        raise UserError(f"{where}: seeds: there are none; give at least one")
-    return tuple(dict.fromkeys(seeds))
-
-
-def _budget(value: Any, where: str) -> tuple[float, ...]:
-    factors = _list(value, f"{where}: budget")
-    if not factors or any(not isinstance(one, int | float) or not math.isfinite(one) or one <= 0 for one in factors):
-        raise UserError(f"{where}: budget: give factors on the steps such as [1, 3, 10], got '{value}'")
-    return tuple(float(one) for one in factors)
-
-
-def _list(value: Any, where: str) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise UserError(f"{where}: expected a list, got '{value}'")
-    return value
 
 
 def _known(names: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -77,10 +77,14 @@ def cells(results: Results, pair: PairResult) -> list[list[str]]:
     """The main table, header first."""
     named = (one.baseline.removesuffix(f"-x{row.budget:g}") for row in pair.rows for one in row.differences)
     baselines = list(dict.fromkeys(named))
-    header = ["row", "seeds", results.metric_title]
+    # Of the whole study, so that its tables have one shape.
+    published = any(row.published is not None for one in results.pairs for row in one.rows)
+    header = ["row", "seeds", results.metric_title, *(["published %"] if published else [])]
     lines = [[*header, *(f"to {baseline}" for baseline in baselines), "agrees with teacher %", "step, x KD"]]
     for row in pair.rows:
         line = [row.name, str(len(row.runs)), "not run" if row.mean is None else _spread(row.mean, row.sd)]
+        if published:
+            line.append("" if row.published is None else f"{row.published:.2f}")
         line += [_interval(row.difference(baseline)) for baseline in baselines]
         ratio = row.cost.step_to_kd if row.cost is not None else None
         line.append("" if row.agreement is None else f"{row.agreement.all:.2f}")

@@ -84,8 +84,8 @@ def run(arguments: list[str]) -> None:
     skipped, started = 0, time.perf_counter()
     console = Console(stderr=True)
     # Elsewhere than on a terminal it would leave an empty line.
-    bar_on = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with writer(options) as write, bar_on as progress:
+    shown = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with writer(options) as write, shown as progress:
         bar = progress.add_task("images", total=len(files))
         for batch in _batches(files, classifier.batch):
             read = _read(batch, skip=len(files) > 1)

@@ -7,13 +7,17 @@ import pytest
 
 from cli.conftest import refusal
 from crossdistill.cli import main
+from export.conftest import make_quick
 
 
 @pytest.fixture(scope="module")
 def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student, exported on the data and beside the teacher that its recipe names."""
     output = tmp_path_factory.mktemp("exports") / "torch"
-    assert main(["export", str(student), "--to", "torch", "--output", str(output), "--max_drop", "0"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        # Processes of their own are tested where they are made.
+        make_quick(patch)
+        assert main(["export", str(student), "--to", "torch", "--output", str(output), "--max_drop", "0"]) == 0
     return output
 
 

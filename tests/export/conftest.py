@@ -50,10 +50,11 @@ def measured_here(backend: str, path: Path, threads: int) -> Measurement:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    _make_quick(monkeypatch)
+    make_quick(monkeypatch)
 
 
-def _make_quick(patch: pytest.MonkeyPatch) -> None:
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """Measure in this process, and hardly."""
     patch.setattr("crossdistill.export.assess.measure", measured_here)
     for name, value in (("_SECONDS", 0.0), ("_FEWEST", 2), ("_WARM_UP", 0)):
         patch.setattr(measure, name, value)
@@ -91,7 +92,7 @@ def exported(
     pytest.importorskip("onnxruntime")
     output = tmp_path_factory.mktemp("exports") / "made" / "here"
     with pytest.MonkeyPatch.context() as patch:
-        _make_quick(patch)
+        make_quick(patch)
         card = export_student(
             student_file,
             output,

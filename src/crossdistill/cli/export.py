@@ -1,6 +1,7 @@
 """`crossdistill export`: a student for other runtimes, judged and measured there."""
 
 import json
+from dataclasses import asdict
 
 from crossdistill.cli.parsing import make_parser, parse
 from crossdistill.errors import UserError
@@ -78,8 +79,6 @@ def run(arguments: list[str]) -> None:
 
 
 def _doctor(*, as_json: bool) -> None:
-    from dataclasses import asdict
-
     from crossdistill.export.doctor import examine
 
     findings = examine()

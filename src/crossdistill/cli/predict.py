@@ -99,7 +99,10 @@ def run(arguments: list[str]) -> None:
     names = classifier.names
     top = min(options.top, len(names))
     skipped, started = 0, time.perf_counter()
-    with writer(options) as write, Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Elsewhere than on a terminal it would leave an empty line.
+    shown = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with writer(options) as write, shown as progress:
         bar = progress.add_task("images", total=len(files))
         for batch in _batches(files, classifier.batch):
             read = read_images(batch, skip=len(files) > 1)

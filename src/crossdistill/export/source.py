@@ -1,6 +1,6 @@
 """What is exported: the student of a run, finished or not, or of a weights file, and the teacher that it had."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,13 @@ def open_source(path: str | Path, data: str | None, *, with_training_images: boo
 
 
 def recipe_to_publish(options: TrainingOptions) -> dict[str, Any]:
-    """What of a recipe others need: what differs from the defaults, and of paths on this machine the names alone."""
-    from dataclasses import asdict
-
+    """What of a recipe others need: the method, what differs from the defaults, and of paths here the names alone."""
     left_out = {"output", "resume", "workers", "accelerator", "devices", "nodes", "teacher_cache"}
     default, given = asdict(TrainingOptions()), asdict(options)
-    kept = {key: value for key, value in given.items() if key not in left_out and value != default[key]}
+    always = {"student", "method", "epochs", "seed"}
+    kept = {
+        key: value for key, value in given.items() if key in always or (key not in left_out and value != default[key])
+    }
     paths = ("data", "student_weights", "teacher_weights", "teacher_classes")
     return {key: Path(value).name if key in paths and "/" in str(value) else value for key, value in kept.items()}
 

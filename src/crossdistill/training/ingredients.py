@@ -88,14 +88,14 @@ def build_student(options: PairOptions, data: ImageData, num_classes: int) -> St
 
 def build_teacher(options: PairOptions, data: ImageData | ValidationData) -> StagedModel | None:
     """The teacher, where one is given."""
-    if options.teacher_classes and not data.labelled:
+    if options.teacher_classes and not data.classes:
         raise UserError(f"--teacher_classes maps the classes of the data, and {data.name} has none: leave it out")
     if not (options.teacher.name or options.teacher_weights not in ("none", "pretrained")):
         return None
     return build_model(
         options.teacher,
         weights=options.teacher_weights,
-        num_classes=None if options.teacher_classes or not data.labelled else len(data.classes),
+        num_classes=None if options.teacher_classes or not data.classes else len(data.classes),
         image_size=height_and_width(options.teacher_image_size, "teacher_image_size"),
         stage_ends=options.teacher_stages,
         role="teacher",

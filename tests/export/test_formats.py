@@ -12,7 +12,7 @@ from conftest import CLASSES
 from crossdistill.errors import UserError
 from crossdistill.export.backend import load_backend, open_exported
 from crossdistill.export.card import ExportCard
-from crossdistill.export.executorch import ExecuTorch
+from crossdistill.export.executorch import LARGEST_BATCH, ExecuTorch
 from crossdistill.export.onnx import Onnx
 from crossdistill.export.openvino import OpenVino
 from crossdistill.export.timm_folder import TimmFolder
@@ -122,10 +122,10 @@ def test_openvino_smooths_a_transformer(vit: StagedModel, tmp_path: Path, monkey
 
 def test_executorch(student: StagedModel, tmp_path: Path) -> None:
     pytest.importorskip("executorch")
-    backend, images = ExecuTorch(), random_images(5)
+    backend, images = ExecuTorch(), random_images(LARGEST_BATCH)
     runtime = open_exported(written(backend, student, tmp_path))
     assert runtime.description.classes == CLASSES
-    for batch in (5, 1):
+    for batch in (5, LARGEST_BATCH, 1):
         assert np.allclose(runtime.run(images[:batch]), logits(student, images[:batch]), atol=1e-4)
 
 

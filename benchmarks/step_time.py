@@ -25,6 +25,7 @@ from crossdistill.functional import kd_loss
 from crossdistill.methods.kd import KD
 from crossdistill.models import build_model
 from crossdistill.options import DeviceOptions, ModelOptions, OptimizationOptions, ReportingOptions, TrainingOptions
+from crossdistill.training.classification import AccuracyJudge
 from crossdistill.training.devices import make_fabric, peak_memory
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.trainer import Trainer
@@ -115,14 +116,13 @@ def _ours(arguments: argparse.Namespace, options: TrainingOptions) -> Callable[[
     distiller = KD(*_models(arguments, fabric.device))
     train = _train_loader(options, fabric.device)
     size = (arguments.image_size, arguments.image_size)
-    validation = EvalLoader(
-        open_data(options.data).validation, image_size=size, batch_size=8, device=fabric.device, workers=0
-    )
+    data = open_data(options.data)
+    validation = EvalLoader(data.validation, image_size=size, batch_size=8, device=fabric.device, workers=0)
     trainer = Trainer(
         fabric,
         distiller,
         train,
-        validation,
+        AccuracyJudge(data, distiller.student, validation, fabric, probe=None),
         Mixer(10, 0, 0, 0, 0),
         RunFolder(options.output),
         optimization=options.part(OptimizationOptions),

@@ -37,6 +37,7 @@ from crossdistill.options import (
 )
 from crossdistill.staged import Outputs, StagedModel
 from crossdistill.training.caching import fill, open_cache
+from crossdistill.training.classification import AccuracyJudge
 from crossdistill.training.devices import make_fabric
 from crossdistill.training.run_folder import RunFolder
 from crossdistill.training.trainer import Trainer
@@ -119,11 +120,12 @@ def _loop(
         assert cache is not None
         fill(cache, options, fabric, Console(), None)
         answers = _Timed(cache.answers(), readings)
+    validation = EvalLoader(data.validation, image_size=size, batch_size=8, device=fabric.device, workers=0)
     trainer = Trainer(
         fabric,
         distiller,
         train,
-        EvalLoader(data.validation, image_size=size, batch_size=8, device=fabric.device, workers=0),
+        AccuracyJudge(data, distiller.student, validation, fabric, probe=None),
         mixer,
         RunFolder(Path(options.output)),
         optimization=options.part(OptimizationOptions),

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from crossdistill.data import augment, draws, memory
+from crossdistill.data.shares import Shares
 from crossdistill.data.sources import ImageSource
 from crossdistill.data.transforms import TrainTransform
 from crossdistill.data.workers import AugmentedViews, BatchPlan, FittedImages, start_workers
-from crossdistill.errors import UserError, check_range
+from crossdistill.errors import UserError
 from crossdistill.options import DataOptions, check_ranges
 
 
@@ -65,7 +66,8 @@ class TrainLoader:
         device: torch.device | str,
         options: DataOptions,
     ) -> None:
-        _check(len(source), batch_size, accumulate, world_size, options)
+        self.shares = Shares(batch_size, accumulate, rank, world_size)
+        _check(len(source), self.shares, options)
         self.source = source
         self.image_size = image_size
         self.batch_size = batch_size
@@ -100,7 +102,7 @@ class TrainLoader:
         """
         indices, repetitions = self._order(epoch)
         steps = range(start_step, self.steps_per_epoch)
-        parts = [self._part(step, micro) for step in steps for micro in range(self.accumulate)]
+        parts = [self.shares.part(step, micro) for step in steps for micro in range(self.accumulate)]
         if self.pixels is None:
             self._plan.batches = [
                 [(epoch, *view) for view in zip(indices[part].tolist(), repetitions[part].tolist(), strict=True)]
@@ -125,7 +127,7 @@ class TrainLoader:
             lambda: EvalLoader(
                 self.source.subset(chosen),
                 image_size=self.image_size,
-                batch_size=self.batch_size // (self.world_size * self.accumulate),
+                batch_size=self.shares.micro_batch,
                 device=self.device,
                 workers=self.options.workers,
                 cache_images="false" if self.source.pixels is None else "auto",
@@ -144,12 +146,6 @@ class TrainLoader:
         indices = torch.cat([run.repeat(views) for run in runs])
         repetitions = torch.cat([torch.arange(views).repeat_interleave(len(run)) for run in runs])
         return indices[: len(order)], repetitions[: len(order)]
-
-    def _part(self, step: int, micro: int) -> slice:
-        """Where this process's share of a micro-batch lies in the epoch's order."""
-        size = self.batch_size // (self.world_size * self.accumulate)
-        start = step * self.batch_size + (micro * self.world_size + self.rank) * size
-        return slice(start, start + size)
 
     def _batch(self, epoch: int, pixels: Tensor, indices: Tensor, repetitions: Tensor) -> Batch:
         """Put the pixels on the device and do there what remains to be done to them."""
@@ -270,18 +266,11 @@ class _Images:
         return (batch.images for batch in self._loader)
 
 
-def _check(images: int, batch_size: int, accumulate: int, world_size: int, options: DataOptions) -> None:
+def _check(images: int, shares: Shares, options: DataOptions) -> None:
     check_ranges(options)
-    check_range(at_least=1, batch_size=batch_size, accumulate=accumulate)
-    if images < batch_size:
-        raise UserError(f"{images} training images are fewer than --batch_size {batch_size}: lower it")
-    if batch_size % (world_size * accumulate):
+    shares.check(images)
+    if (options.mixup or options.cutmix) and shares.micro_batch % 2:
         raise UserError(
-            f"--batch_size {batch_size} does not divide by {world_size} devices times --accumulate {accumulate}: "
-            "give a multiple"
-        )
-    local = batch_size // (world_size * accumulate)
-    if (options.mixup or options.cutmix) and local % 2:
-        raise UserError(
-            f"--mixup and --cutmix mix pairs, but a device gets {local} images at a time: change --batch_size"
+            f"--mixup and --cutmix mix pairs, but a device gets {shares.micro_batch} images at a time: change "
+            "--batch_size"
         )

@@ -11,11 +11,11 @@ from torchvision.transforms.functional import pil_to_tensor
 from crossdistill.data import Batch, draws
 from crossdistill.data.augment import to_float
 from crossdistill.data.memory import send
+from crossdistill.data.shares import Shares
 from crossdistill.data.workers import BatchPlan, Workers
 from crossdistill.detection.augment import BoxTransform
 from crossdistill.detection.boxes import Targets, fit
 from crossdistill.detection.sources import SceneSource
-from crossdistill.errors import UserError
 from crossdistill.options import DataOptions
 
 # Pixels (B, 3, H, W) uint8, and a target for each.
@@ -56,13 +56,8 @@ class SceneTrainLoader:
         device: torch.device | str,
         options: DataOptions,
     ) -> None:
-        if len(source) < batch_size:
-            raise UserError(f"{len(source)} training images are fewer than --batch_size {batch_size}: lower it")
-        if batch_size % (world_size * accumulate):
-            raise UserError(
-                f"--batch_size {batch_size} does not divide by {world_size} devices times --accumulate {accumulate}: "
-                "give a multiple"
-            )
+        self.shares = Shares(batch_size, accumulate, rank, world_size)
+        self.shares.check(len(source))
         self.source = source
         self.image_size = image_size
         self.batch_size = batch_size
@@ -79,12 +74,8 @@ class SceneTrainLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
         """This process's micro-batches of one epoch, in order; `start_step` as of `TrainLoader.epoch`."""
         order = draws.permutation(len(self.source), self.data_seed, epoch)
-        size = self.batch_size // (self.world_size * self.accumulate)
-        parts = []
-        for step in range(start_step, self.steps_per_epoch):
-            for micro in range(self.accumulate):
-                start = step * self.batch_size + (micro * self.world_size + self.rank) * size
-                parts.append(order[start : start + size])
+        steps = range(start_step, self.steps_per_epoch)
+        parts = [order[self.shares.part(step, micro)] for step in steps for micro in range(self.accumulate)]
         self._plan.batches = [[(epoch, index) for index in part.tolist()] for part in parts]
         for part, read in zip(parts, self._decoded, strict=True):
             yield _batch(read, part, self.device)
@@ -92,8 +83,9 @@ class SceneTrainLoader:
     def plain(self, limit: int | None = None) -> Iterable[Tensor]:
         """Training images as for evaluation, (B, 3, H, W) in [0, 1]; `limit` as of `TrainLoader.plain`."""
         chosen = draws.permutation(len(self.source), self.data_seed, 0, draws.SUBSET)[:limit]
-        size = self.batch_size // (self.world_size * self.accumulate)
-        return _Images(self.source.subset(chosen), self.image_size, size, self.device, self.options.workers)
+        return _Images(
+            self.source.subset(chosen), self.image_size, self.shares.micro_batch, self.device, self.options.workers
+        )
 
 
 class SceneEvalLoader:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import CLASSES
 from crossdistill.export import measure
 from crossdistill.export.backend import Backend, load_backend
 from crossdistill.export.card import ExportCard
@@ -19,6 +18,9 @@ from crossdistill.models import build_model, load_student, save_model
 from crossdistill.options import ModelOptions
 from crossdistill.staged import StagedModel
 from crossdistill.testing.tiny_models import SIDE
+
+# Of the images of `image_folder`.
+CLASSES = ["blue", "green", "red"]
 
 
 def description_of(student: StagedModel) -> Description:

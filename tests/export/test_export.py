@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import CLASSES
 from crossdistill.errors import UserError
 from crossdistill.export.backend import Runtime, open_exported
 from crossdistill.export.card import ExportCard, sha256
@@ -15,7 +14,7 @@ from crossdistill.export.export import export_student
 from crossdistill.export.torch_export import TorchExport
 from crossdistill.models import save_model
 from crossdistill.staged import StagedModel
-from export.conftest import description_of, logits, random_images
+from export.conftest import CLASSES, description_of, logits, random_images
 
 
 def test_the_card_has_every_form(exported: tuple[ExportCard, Path]) -> None:

@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 
-from conftest import CLASSES
 from crossdistill.errors import UserError
 from crossdistill.export.backend import load_backend, open_exported
 from crossdistill.export.card import ExportCard
@@ -21,7 +20,7 @@ from crossdistill.options import ModelOptions
 from crossdistill.staged import StagedModel
 from crossdistill.testing.tiny_models import TINY
 from crossdistill.testing.tiny_models import staged as tiny
-from export.conftest import description_of, logits, random_images, written
+from export.conftest import CLASSES, description_of, logits, random_images, written
 
 
 def test_onnx_in_plain_onnxruntime(exported: tuple[ExportCard, Path], student: StagedModel) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import CLASSES
 from crossdistill import TrainingOptions, distill
 from crossdistill.errors import UserError
 from crossdistill.export.export import export_student
@@ -14,6 +13,7 @@ from crossdistill.export.source import open_source, recipe_to_publish
 from crossdistill.models import build_model, load_student, save_model
 from crossdistill.options import MethodOptions, ModelOptions
 from crossdistill.testing.tiny_models import SIDE
+from export.conftest import CLASSES
 
 
 def options(data: Path, output: Path) -> TrainingOptions:

@@ -112,9 +112,9 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Compiling takes ten seconds a method and more: these stand for a formula of logits, one of features, a model run in
-# segments, a critic and a memory; the others are compiled in the slow tests.
-COMPILED = {"kd", "fitnet", "fbt", "cakd", "crd"}
+# Compiling takes ten seconds a method and more: these stand for a formula, a model run in segments, a critic and a
+# memory; the others are compiled in the slow tests.
+COMPILED = {"kd", "fbt", "cakd", "crd"}
 
 
 def contract(name: str) -> type[MethodContract]:

@@ -17,6 +17,7 @@ from crossdistill.testing import TINY, MethodContract, draw_batch, staged
 
 
 class TestKDFitNet(MethodContract):
+    always_compiled = False
     method = load_method("kd+fitnet")
     pairs = ("vit->cnn", "cnn->vit")
 

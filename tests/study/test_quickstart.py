@@ -54,6 +54,7 @@ def test_quickstart_compares_and_is_not_run_twice(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.usefixtures("cut_short")
+@pytest.mark.slow
 def test_cskd_has_a_pair_and_baselines_of_its_own(tmp_path: Path) -> None:
     compared = quickstart.run(["scratch", "cskd"], str(tmp_path))
     assert [folder for folder, _ in compared] == [str(tmp_path), str(tmp_path / "cnn-vit")]

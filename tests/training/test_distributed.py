@@ -97,6 +97,7 @@ def test_two_processes_equal_one(
     assert json.loads((two / "summary.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
 def test_without_labels_every_parameter_takes_part(flat_folder: Path, image_folder: Path, tmp_path: Path) -> None:
     # FitNet reads what comes before the last norm, which nothing but a head would reach.
     options = tiny_options(

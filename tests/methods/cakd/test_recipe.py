@@ -4,6 +4,7 @@ import math
 from importlib.resources import files
 from typing import Any
 
+import pytest
 import torch
 
 from cakd.helpers import step_critic
@@ -40,6 +41,7 @@ def follow_published_recipe(steps: int, **kwargs: Any) -> list[dict[str, float]]
     return history
 
 
+@pytest.mark.slow
 def test_two_hundred_steps_of_the_published_recipe_stay_stable() -> None:
     history = follow_published_recipe(200)
     # From a weight of 0.05 on it leaps above its start.

@@ -123,7 +123,7 @@ def _overview() -> str:
             *lines,
             "",
             "`crossdistill VERB --help` lists a verb's options; `crossdistill --version` prints the version,",
-            "`crossdistill --print_completion bash|zsh|fish` completes it there.",
+            "`crossdistill --print_completion bash` (or zsh, fish) what completes the command in that shell.",
         ]
     )
 

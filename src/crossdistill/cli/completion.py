@@ -40,7 +40,7 @@ def completion(shell: str, verbs: Mapping[str, tuple[str, str]]) -> str:
 def _add(parser: argparse.ArgumentParser, action: argparse.Action, file: Any) -> None:
     # "--list+" is jsonargparse's way to append to a list.
     names = [name for name in action.option_strings if not name.endswith("+")]
-    if action.help == argparse.SUPPRESS or action.dest in ("print_config",):
+    if action.help == argparse.SUPPRESS or action.dest == "print_config":
         return
     takes = {"nargs": action.nargs} if action.nargs is not None else {}
     if action.nargs == 0:

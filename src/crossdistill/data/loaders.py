@@ -101,8 +101,7 @@ class TrainLoader:
             start_step: optimiser step within the epoch to begin with; what is skipped is not read.
         """
         indices, repetitions = self._order(epoch)
-        steps = range(start_step, self.steps_per_epoch)
-        parts = [self.shares.part(step, micro) for step in steps for micro in range(self.accumulate)]
+        parts = self.shares.parts(range(start_step, self.steps_per_epoch))
         if self.pixels is None:
             self._plan.batches = [
                 [(epoch, *view) for view in zip(indices[part].tolist(), repetitions[part].tolist(), strict=True)]

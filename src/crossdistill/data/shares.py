@@ -1,5 +1,6 @@
 """Who reads which images of an optimiser step: processes, and micro-batches of each."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossdistill.errors import UserError, check_range
@@ -37,7 +38,12 @@ class Shares:
                 f"{self.accumulate}: give a multiple"
             )
 
-    def part(self, step: int, micro: int) -> slice:
-        """Where this process's images of a micro-batch lie in the order of the epoch."""
-        start = step * self.batch_size + (micro * self.world_size + self.rank) * self.micro_batch
-        return slice(start, start + self.micro_batch)
+    def parts(self, steps: Iterable[int]) -> list[slice]:
+        """Where this process's micro-batches of these steps lie in the order of the epoch."""
+        size = self.micro_batch
+        starts = [
+            step * self.batch_size + (micro * self.world_size + self.rank) * size
+            for step in steps
+            for micro in range(self.accumulate)
+        ]
+        return [slice(start, start + size) for start in starts]

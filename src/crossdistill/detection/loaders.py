@@ -60,10 +60,6 @@ class SceneTrainLoader:
         self.shares.check(len(source))
         self.source = source
         self.image_size = image_size
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.rank = rank
-        self.world_size = world_size
         self.data_seed = data_seed
         self.device = torch.device(device)
         self.options = options
@@ -74,8 +70,7 @@ class SceneTrainLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
         """This process's micro-batches of one epoch, in order; `start_step` as of `TrainLoader.epoch`."""
         order = draws.permutation(len(self.source), self.data_seed, epoch)
-        steps = range(start_step, self.steps_per_epoch)
-        parts = [order[self.shares.part(step, micro)] for step in steps for micro in range(self.accumulate)]
+        parts = [order[part] for part in self.shares.parts(range(start_step, self.steps_per_epoch))]
         self._plan.batches = [[(epoch, index) for index in part.tolist()] for part in parts]
         for part, read in zip(parts, self._decoded, strict=True):
             yield _batch(read, part, self.device)

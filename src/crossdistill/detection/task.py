@@ -135,7 +135,7 @@ class Detection:
             accumulate=options.accumulate,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
-            data_seed=options.seed if options.data_seed is None else options.data_seed,
+            data_seed=options.stream_seed,
             device=fabric.device,
             options=options.part(DataOptions),
         )

@@ -34,6 +34,11 @@ class TrainingOptions(
         kinds: dict[str, Any] = {"student": ModelOptions, "teacher": ModelOptions, "method": MethodOptions}
         return cls(**{name: kinds[name](**value) if name in kinds else value for name, value in values.items()})
 
+    @property
+    def stream_seed(self) -> int:
+        """Of order, augmentation and mixing: `data_seed`, else `seed`."""
+        return self.seed if self.data_seed is None else self.data_seed
+
     def part(self, kind: type[Part]) -> Part:
         """The options of one owner, one of `PARTS`."""
         names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]

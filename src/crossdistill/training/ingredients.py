@@ -115,7 +115,7 @@ def make_loaders(
         accumulate=options.accumulate,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
-        data_seed=_data_seed(options),
+        data_seed=options.stream_seed,
         device=fabric.device,
         options=options.part(DataOptions),
     )
@@ -150,7 +150,7 @@ def make_probe(options: TrainingOptions, student: StagedModel, fabric: Fabric) -
 
 def make_mixer(options: TrainingOptions, data: ImageData) -> Mixer:
     """Label smoothing and mixing of a run."""
-    return Mixer(len(data.classes), options.label_smoothing, options.mixup, options.cutmix, _data_seed(options))
+    return Mixer(len(data.classes), options.label_smoothing, options.mixup, options.cutmix, options.stream_seed)
 
 
 def warn_of_enlarging(data: ImageData, student: StagedModel, console: Console) -> None:
@@ -175,7 +175,3 @@ def _image_size(options: PairOptions, data: ImageData) -> tuple[int, int] | None
         height, width = data.train.pixels.shape[-2:]
         return height, width
     return None
-
-
-def _data_seed(options: TrainingOptions) -> int:
-    return options.seed if options.data_seed is None else options.data_seed
